@@ -8,7 +8,7 @@ import torch
 
 from tests.tolerance import near
 from tests.unified_reward.backends.test_architectures import A, B, assert_equal, picture
-from unified_reward.backends import hf_vlm, passes
+from unified_reward.backends import hf_vlm, passes, shared
 from unified_reward.backends.prefixes import Row, Worth, grow, walk
 from unified_reward.backends.value_head import ValueHead, ValueHeadModel, width_of
 from unified_reward.core.requests import Place, Request
@@ -76,13 +76,13 @@ def test_answers_are_those_of_plain_passes_in_order_with_a_bad_request_alone(jud
 def test_what_is_shared_is_computed_once(judge):
     model = judge.model
     about_one = QUESTIONS[:2] * 4
-    shared = sum(n * width for n, width in positions(model, lambda: model.generate(about_one)))
+    together = sum(n * width for n, width in positions(model, lambda: model.generate(about_one)))
     alone = sum(n * width for n, width in positions(model, lambda: model.generate(about_one[:2])))
     every = repeated(model, lambda: positions(model, lambda: model.generate(about_one)))
     choices = sum(len(tail) - 1 for tail in model.chat.split_choices("", CHOICES)[1])
     # The same questions again cost their choices only, in rows with padding.
-    assert shared - alone <= 6 * 2 * choices
-    assert shared < sum(n * width for n, width in every) / 2
+    assert together - alone <= 6 * 2 * choices
+    assert together < sum(n * width for n, width in every) / 2
 
 
 @pytest.mark.parametrize("tokens", [1, 400, 800])
@@ -170,6 +170,65 @@ def test_choices_that_do_not_fit_behind_their_prompt_are_refused(judge, monkeypa
     monkeypatch.setattr(model, "context", length + 2)
     (failed,) = model.generate([QUESTIONS[-1]])
     assert f"the model takes {length + 2}" in failed.error
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl"])
+def test_numbers_that_are_none_fail_their_request_alone(judge, monkeypatch):
+    """Beside it stand requests that hide it; a hidden NaN is NaN all the same."""
+    model, asked = judge.model, QUESTIONS[2:5]
+    values = ValueHeadModel(model, ValueHead(width_of(model), 1, uncertain=False)).values
+    wanted, wanted_values = model.generate(asked), values(asked)
+    encode = model.encoder.encode
+
+    def spoilt(images):
+        return [
+            [one._replace(tokens=one.tokens * torch.nan) for one in row]
+            if OTHERS[1] in of_request
+            else row
+            for of_request, row in zip(images, encode(images), strict=True)
+        ]
+
+    monkeypatch.setattr(model.encoder, "encode", spoilt)
+    first, failed, last = model.generate(asked)
+    assert "not numbers" in failed.error
+    for found, other in ((first, wanted[0]), (last, wanted[2])):
+        assert found.choice_logprobs == near(other.choice_logprobs)
+    first, failed, last = values(asked)
+    assert "not numbers" in failed.error
+    for found, other in ((first, wanted_values[0]), (last, wanted_values[2])):
+        assert found.means == near(other.means)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl"])
+def test_what_cannot_be_read_of_a_pass_fails_its_requests_and_no_others(judge, monkeypatch):
+    model = judge.model
+    model.batch_size = 1
+    count, n_tokens, last = shared.Answers._count, [], 0
+
+    def refuse(self, targets, logits):
+        n_tokens.append(len(targets))
+        if len(n_tokens) == last:
+            raise torch.OutOfMemoryError("no memory")
+        count(self, targets, logits)
+
+    monkeypatch.setattr(shared.Answers, "_count", refuse)
+    wanted = model.generate(QUESTIONS)
+    last = 2 * len(n_tokens)  # the last pass
+    found = model.generate(QUESTIONS)
+    failed = [answer for answer in found if isinstance(answer, Failed)]
+    assert 0 < len(failed) < len(found)
+    assert all("no memory" in answer.error for answer in failed)
+    assert all(answer in (*wanted, *failed) for answer in found)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl"])
+def test_a_value_is_not_given_beyond_the_context(judge):
+    model = judge.model
+    head = ValueHead(width_of(model), 1, uncertain=False)
+    long = Request((A, "wort " * 5000))
+    failed, found = ValueHeadModel(model, head).values([long, QUESTIONS[0]])
+    assert "the model takes" in failed.error
+    assert not isinstance(found, Failed)
 
 
 def rows_of(texts):

@@ -37,7 +37,7 @@ from unified_reward.backends.choices import score_choices, score_first_tokens
 from unified_reward.backends.devices import best_device, resolve_device, resolve_dtype
 from unified_reward.backends.equivalence import Ways, prove
 from unified_reward.backends.image_features import ImageEncoder, to_device
-from unified_reward.backends.passes import Limits, check_length
+from unified_reward.backends.passes import NOT_NUMBERS, Limits, check_length
 from unified_reward.backends.prefixes import Worth
 from unified_reward.backends.shared import (
     Answers,
@@ -301,7 +301,7 @@ class FiniteLogits(LogitsProcessor):
             ValueError: A logit is NaN or infinite.
         """
         if not (scores < torch.inf).all():
-            raise ValueError("logits of the next token are not numbers; try another dtype")
+            raise ValueError(NOT_NUMBERS)
         return scores
 
 

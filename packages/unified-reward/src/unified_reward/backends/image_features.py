@@ -94,7 +94,8 @@ class ImageEncoder:
         rows = [[((id(p), self._by_company and len(row) > 1), p) for p in row] for row in images]
         self._encode_new({key: image for row in rows for key, image in row})
         features = [[self._features[key] for key, _ in row] for row in rows]
-        n_bytes = sum(cached.n_bytes for cached in self._features.values())
+        # Another thread may drop an image, and with it its features, at any time.
+        n_bytes = sum(cached.n_bytes for cached in [*self._features.values()])
         while n_bytes > _CACHE_BYTES:
             n_bytes -= self._features.pop(next(iter(self._features))).n_bytes
         return features

@@ -106,6 +106,7 @@ class Strip(NamedTuple):
 
 
 _ROWS_PER_REQUEST = 4
+NOT_NUMBERS = "logits or states of a token are not numbers; try another dtype"
 ROOT = Tip(0, torch.zeros(0, dtype=torch.bool), 0)
 START = State(None, 0)
 
@@ -247,6 +248,9 @@ class Walk:
         reads = torch.tensor(laid.reads or [0], device=self.vlm.model.device)
         cache, values = self.run(inputs, reads)
         values = values[: len(laid.reads)]
+        if laid.reads and not (values < torch.inf).all():
+            # A hidden token counts 0 times, and 0 times NaN spoils the nodes beside its own.
+            raise ValueError(NOT_NUMBERS)
         parts = values.split([len(node.reads) for node in nodes])
         visits: list[Visit] = []
         for node, (row, last), read in zip(nodes, laid.ends, parts, strict=True):

@@ -12,6 +12,7 @@ from torch import Tensor
 from unified_reward.backends.batching import FAULTS, bisect_failures
 from unified_reward.backends.image_features import ImageFeatures
 from unified_reward.backends.passes import (
+    NOT_NUMBERS,
     ROOT,
     Done,
     Limits,
@@ -45,18 +46,19 @@ if TYPE_CHECKING:
     from unified_reward.backends.hf_vlm import VLM
 
 
+Split = tuple[Sequence[int], Sequence[Sequence[int]]]
+"""First tokens of an answer, and those of each choice behind them."""
 _ROWS = 32
 """Rows of logits that are normalised together: 20 MB of 150,000 tokens."""
 
 
-def row_of(
-    vlm: VLM, request: Request, features: Sequence[ImageFeatures], continuation: Sequence[int]
-) -> Row:
+def row_of(vlm: VLM, request: Request, features: Sequence[ImageFeatures], answer: Split) -> Row:
     """Tokens, images and positions of a prompt with the first tokens of its answer.
 
     Raises:
-        ValueError: A text cannot be encoded.
+        ValueError: A text cannot be encoded, or is longer than the model's context.
     """
+    continuation, tails = answer
     encoder = encoder_of(vlm)
     kinds = encoder.type_ids
     texts = [image.text for image in features]
@@ -75,6 +77,7 @@ def row_of(
     names = torch.tensor([id(image) for image in features], dtype=torch.long)
     images[0, is_image] = names.repeat_interleave(torch.tensor(counts, dtype=torch.long))
     firsts = [int(is_image[sum(counts[:i])]) for i in range(len(counts))]
+    check_length(vlm, ids.shape[1], tails)
     columns = torch.cat([ids, images, *(inputs[name] for name in kinds), positions.flatten(0, -2)])
     places = [*zip(firsts, features, strict=True)]
     return Row(columns, places, int(positions.max()) + 1)
@@ -106,18 +109,8 @@ class Answers:
             worth: Prefixes that are shared.
         """
         split = bisect_failures([*self._requests], self._split, self._vlm.name)
-        starts = [() if isinstance(parts, Failed) else parts[0] for parts in split]
-        rows = rows_of(self._vlm, self._requests, starts)
-        tails: list[Sequence[Sequence[int]]] = []
-        for i, (row, parts) in enumerate(zip(rows, split, strict=True)):
-            tails.append(() if isinstance(parts, Failed) else parts[1])
-            try:
-                if not isinstance(row, Failed):
-                    check_length(self._vlm, row.columns.shape[1], tails[i])
-            except ValueError as error:
-                rows[i] = failure_of(self._vlm, error)
-            if isinstance(parts, Failed):
-                rows[i] = parts
+        rows = rows_of(self._vlm, self._requests, split)
+        tails = [() if isinstance(parts, Failed) else parts[1] for parts in split]
         self._rows = {i: row for i, row in enumerate(rows) if not isinstance(row, Failed)}
         nodes = _trees(rows, worth)
         for node in [*walk(nodes)]:
@@ -135,8 +128,7 @@ class Answers:
         self._read(self._walk.visit([(ROOT, nodes)]))
         return [self._answer(i) for i in range(len(self._requests))]
 
-    def _split(self, requests: list[Request]) -> list[tuple[list[int], list[list[int]]]]:
-        """First tokens of answers, and those of each choice behind them."""
+    def _split(self, requests: list[Request]) -> list[Split]:
         return [
             ([], []) if is_generated(request) else self._vlm.chat.split_choices("", request.choices)
             for request in requests
@@ -151,7 +143,11 @@ class Answers:
             if isinstance(done, Lost):
                 self._lose(done)
             else:
-                self._take(done)
+                try:
+                    self._take(done)
+                except FAULTS as error:
+                    for visit in done.visits:
+                        self._lose(Lost(visit.node, error))
             del done  # its cache, while the next pass is computed
 
     def _take(self, done: Done) -> None:
@@ -281,7 +277,7 @@ def hidden_of(
         limits: Sizes of passes.
         worth: Prefixes that are shared.
     """
-    rows = rows_of(vlm, requests, [()] * len(requests))
+    rows = rows_of(vlm, requests, [((), ())] * len(requests))
     found: list[Tensor | Failed | None] = [row if isinstance(row, Failed) else None for row in rows]
     nodes = _trees(rows, worth)
     for done in Walk(vlm, read_hidden(trunk), limits).visit([(ROOT, nodes)]):
@@ -296,20 +292,19 @@ def hidden_of(
 
 
 def rows_of(
-    vlm: VLM, requests: Sequence[Request], continuations: Sequence[Sequence[int]]
+    vlm: VLM, requests: Sequence[Request], answers: Sequence[Split | Failed]
 ) -> list[Row | Failed]:
     """Rows of prompts with the first tokens of their answers; one bad request fails alone."""
     encoded = bisect_failures(
         [request.images for request in requests], encoder_of(vlm).encode, vlm.name
     )
     rows: list[Row | Failed] = []
-    for request, features, continuation in zip(requests, encoded, continuations, strict=True):
+    for request, features, answer in zip(requests, encoded, answers, strict=True):
+        if isinstance(features, Failed) or isinstance(answer, Failed):
+            rows.append(answer if isinstance(answer, Failed) else features)
+            continue
         try:
-            rows.append(
-                features
-                if isinstance(features, Failed)
-                else row_of(vlm, request, features, continuation)
-            )
+            rows.append(row_of(vlm, request, features, answer))
         except FAULTS as error:
             rows.append(failure_of(vlm, error))
     return rows
@@ -394,7 +389,7 @@ def greedy(
     new: list[Tensor] = []
     while True:
         if not (logits < torch.inf).all():
-            raise ValueError("logits of the next token are not numbers; try another dtype")
+            raise ValueError(NOT_NUMBERS)
         token = logits.argmax(-1)
         new.append(token.masked_fill(is_done, vlm.chat.pad_id))
         is_done = is_done | torch.isin(token, ends) | (len(new) >= most)

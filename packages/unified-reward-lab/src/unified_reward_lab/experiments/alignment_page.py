@@ -13,6 +13,9 @@ VOTED = "voted"
 FEWER = "fewer"
 """Key of a report: the strategies `score`, `adaptive` and rank+sift of a later study, in which the
 judge that ships now made the pairs; as its entry ``ways``."""
+EQUAL_CALLS = "equal_calls"
+"""Key of a report: `score` with twice the prompts and rank+sift, each with all its pairs; as
+`FEWER`."""
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -67,6 +70,7 @@ def _contrasts(report: Mapping[str, Any]) -> list[str]:
     for key, title in (
         ("ways", "Strategies of making pairs, image generation, equal pairs and steps"),
         (FEWER, "Fewer questions for a pair, image generation, equal pairs and steps"),
+        (EQUAL_CALLS, "Equal calls, image generation, equal steps"),
         ("judges", "Pairs of two judges, image generation, equal pairs and steps"),
     ):
         if groups := report.get(key):

@@ -13,8 +13,8 @@ one run and on one thread, in processor time:
     bound   each image encoded once, each distinct prefix prefilled once, see `bound`
 
 The default asks for N = 10 of one architecture (12 minutes at most on one core), ``--full`` for
-N = 4, 10 and 20 of both, with answers of up to 200 tokens from the batch too. The last line of
-standard output is a summary in JSON.
+N = 4, 10 and 20 of both, with answers of up to 200 tokens from the batch too, and makes pairs. The
+last line of standard output is a summary in JSON.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ import torch
 from benchmarks.real_shapes_parts.measure import Plan, Run, joined
 from benchmarks.real_shapes_parts.models import ARCHITECTURES
 from benchmarks.real_shapes_parts.page import page, summary
+from unified_reward.core.samples import Task
 from unified_reward.io.atomic import write_json
 
 
@@ -81,6 +82,7 @@ def main(arguments: Sequence[str] | None = None, plan: Plan | None = None) -> No
     plan = plan or Plan()
     if given.full:
         plan = replace(plan, architectures=ARCHITECTURES, sizes=(4, 10, 20), lengths=(1, 8, 200))
+        plan = replace(plan, pairs=(Task.IMAGE_GENERATION,))
     report = measure(plan)
     if given.out:
         write_json(given.out, report)

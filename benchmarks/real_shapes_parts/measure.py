@@ -57,7 +57,7 @@ class Plan:
         default_factory=lambda: dict(zip(TASKS, (22, 2, 22, 2), strict=True))
     )
     """Prompts with small pictures by task, of which only the verdicts are compared."""
-    pairs: Sequence[Task] = (Task.IMAGE_GENERATION,)
+    pairs: Sequence[Task] = ()
     """Tasks of which pairs are made too."""
     side: int = 512
     """Height and width of pictures and frames in pixels."""

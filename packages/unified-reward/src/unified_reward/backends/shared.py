@@ -300,13 +300,15 @@ def rows_of(
     )
     rows: list[Row | Failed] = []
     for request, features, answer in zip(requests, encoded, answers, strict=True):
-        if isinstance(features, Failed) or isinstance(answer, Failed):
-            rows.append(answer if isinstance(answer, Failed) else features)
-            continue
-        try:
-            rows.append(row_of(vlm, request, features, answer))
-        except FAULTS as error:
-            rows.append(failure_of(vlm, error))
+        if isinstance(answer, Failed):
+            rows.append(answer)
+        elif isinstance(features, Failed):
+            rows.append(features)
+        else:
+            try:
+                rows.append(row_of(vlm, request, features, answer))
+            except FAULTS as error:
+                rows.append(failure_of(vlm, error))
     return rows
 
 

@@ -175,9 +175,9 @@ def test_choices_that_do_not_fit_behind_their_prompt_are_refused(judge, monkeypa
 @pytest.mark.parametrize("name", ["qwen2_5_vl"])
 def test_numbers_that_are_none_fail_their_request_alone(judge, monkeypatch):
     """Beside it stand requests that hide it; a hidden NaN is NaN all the same."""
-    model, asked = judge.model, QUESTIONS[2:5]
+    model, requests = judge.model, QUESTIONS[2:5]
     values = ValueHeadModel(model, ValueHead(width_of(model), 1, uncertain=False)).values
-    wanted, wanted_values = model.generate(asked), values(asked)
+    wanted, wanted_values = model.generate(requests), values(requests)
     encode = model.encoder.encode
 
     def spoilt(images):
@@ -189,11 +189,11 @@ def test_numbers_that_are_none_fail_their_request_alone(judge, monkeypatch):
         ]
 
     monkeypatch.setattr(model.encoder, "encode", spoilt)
-    first, failed, last = model.generate(asked)
+    first, failed, last = model.generate(requests)
     assert "not numbers" in failed.error
     for found, other in ((first, wanted[0]), (last, wanted[2])):
         assert found.choice_logprobs == near(other.choice_logprobs)
-    first, failed, last = values(asked)
+    first, failed, last = values(requests)
     assert "not numbers" in failed.error
     for found, other in ((first, wanted_values[0]), (last, wanted_values[2])):
         assert found.means == near(other.means)

@@ -6,6 +6,7 @@ from one that saw all. Knows neither files nor times.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 
@@ -57,7 +58,7 @@ class _Bits:
         return self.number(n_zeros + 1) - 1
 
 
-class _Nal:
+class _Nal(ABC):
     """Packets of NAL units; there is one parameter set of each type in the whole stream."""
 
     def __init__(self, n_length_bytes: int) -> None:
@@ -77,9 +78,9 @@ class _Nal:
         elif known != data:
             raise UnclearError
 
+    @abstractmethod
     def check(self, kind: int, data: bytes) -> None:
         """Refuse a parameter set that allows for packets that are not one frame."""
-        raise NotImplementedError
 
 
 class _H264(_Nal):

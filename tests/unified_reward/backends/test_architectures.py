@@ -272,7 +272,7 @@ def test_a_judge_describes_the_ways_that_it_uses(judge, name, monkeypatch):
             monkeypatch.setattr(part, encode, spied("tower", getattr(part, encode)))
     inputs = model.inputs
     monkeypatch.setattr(model, "inputs", lambda *args: masks.append(inputs(*args)) or masks[-1])
-    monkeypatch.setattr(passes.Walk, "visit", spied("shared", passes.Walk.visit))
+    monkeypatch.setattr(passes.TreeWalk, "visit", spied("shared", passes.TreeWalk.visit))
     model.generate(requests(name))
     assert ("shared" in used) == (model.ways.prefixes != "repeated")
     model.ways = dataclasses.replace(model.ways, prefixes="repeated")

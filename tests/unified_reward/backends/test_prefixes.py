@@ -98,8 +98,8 @@ def test_passes_keep_within_their_bound(judge, monkeypatch, tokens):
             sizes.append(len(strips) * done.state.width)
         return done
 
-    compute = passes.Walk._pass
-    monkeypatch.setattr(passes.Walk, "_pass", seen)
+    compute = passes.TreeWalk._pass
+    monkeypatch.setattr(passes.TreeWalk, "_pass", seen)
     found = judge.model.generate(QUESTIONS)
     assert max(sizes, default=0) <= tokens // 2
     assert [answer.choice_logprobs for answer in found] == [
@@ -111,14 +111,14 @@ def test_a_pass_that_fails_is_halved_down_to_the_request_at_fault(judge, monkeyp
     model = judge.model
     wanted = model.generate(QUESTIONS)
     token = model.chat.tokens("no picture")[-1]
-    inputs = passes.Walk._inputs
+    inputs = passes.TreeWalk._inputs
 
     def refuse(self, rows, mask, images):
         if mask.shape[0] > 2 or (rows[0] == token).any():
             raise torch.OutOfMemoryError("no memory")
         return inputs(self, rows, mask, images)
 
-    monkeypatch.setattr(passes.Walk, "_inputs", refuse)
+    monkeypatch.setattr(passes.TreeWalk, "_inputs", refuse)
     *found, failed = model.generate(QUESTIONS)
     assert "no memory" in failed.error
     assert [answer.choice_logprobs for answer in found] == [

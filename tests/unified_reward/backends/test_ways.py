@@ -145,8 +145,8 @@ def restart_behind_prefixes(monkeypatch, model):
         rows[first:] -= rows[first:, :, :1]
         return inputs(self, rows, mask, images)
 
-    inputs = passes.Walk._inputs
-    monkeypatch.setattr(passes.Walk, "_inputs", restarted)
+    inputs = passes.TreeWalk._inputs
+    monkeypatch.setattr(passes.TreeWalk, "_inputs", restarted)
 
 
 REPEATED = {"prefixes": "repeated"}

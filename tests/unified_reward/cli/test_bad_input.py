@@ -8,7 +8,7 @@ import pytest
 
 from tests.unified_reward.media.made import grey_steps, noise, picture, png_claiming
 from unified_reward import media
-from unified_reward.backends.passes import Walk
+from unified_reward.backends.passes import TreeWalk
 from unified_reward.core.errors import MediaError, ModelError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Image, Sample, Task, Video
@@ -188,9 +188,9 @@ def test_any_caption_is_answered_by_a_script(kind, family):
 def test_a_long_caption_does_not_make_the_short_ones_as_long(tiny, monkeypatch):
     """Rows of a pass are padded to its longest, so that long and short ones go apart."""
     widths = []
-    run = Walk._pass
+    run = TreeWalk._pass
     monkeypatch.setattr(
-        Walk,
+        TreeWalk,
         "_pass",
         lambda walk, strips, state: (
             widths.append([strip.length for strip in strips]) or run(walk, strips, state)

@@ -132,7 +132,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Walk:
+class TreeWalk:
     """A walk of a model over trees."""
 
     vlm: VLM

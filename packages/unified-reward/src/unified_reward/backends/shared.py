@@ -19,8 +19,8 @@ from unified_reward.backends.passes import (
     Lost,
     State,
     Tip,
+    TreeWalk,
     Visit,
-    Walk,
     check_length,
     encoder_of,
     read_hidden,
@@ -91,7 +91,7 @@ class Answers:
         self._requests = requests
         self._limits = limits
         self._kinds = len(encoder_of(vlm).type_ids)
-        self._walk = Walk(vlm, read_logits(vlm), limits)
+        self._walk = TreeWalk(vlm, read_logits(vlm), limits)
         self._sums: list[list[float]] = []
         """By question, the log-probability of each choice."""
         self._questions: dict[int, int] = {}
@@ -280,7 +280,7 @@ def hidden_of(
     rows = rows_of(vlm, requests, [((), ())] * len(requests))
     found: list[Tensor | Failed | None] = [row if isinstance(row, Failed) else None for row in rows]
     nodes = _trees(rows, worth)
-    for done in Walk(vlm, read_hidden(trunk), limits).visit([(ROOT, nodes)]):
+    for done in TreeWalk(vlm, read_hidden(trunk), limits).visit([(ROOT, nodes)]):
         if isinstance(done, Lost):
             for i in {i for node in walk([done.node]) for i in node.ends}:
                 found[i] = failure_of(vlm, done.error)

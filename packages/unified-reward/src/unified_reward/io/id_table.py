@@ -37,7 +37,7 @@ class IdTable(Mapping[str, str]):
             DataError: The temporary file cannot be written.
         """
         rows = ((_key(name), value) for name, value in items)
-        with _told():
+        with _file_errors():
             before = self._db.total_changes
             self._db.executemany("INSERT INTO rows VALUES (?, ?)", rows)
             self._n += self._db.total_changes - before
@@ -45,7 +45,7 @@ class IdTable(Mapping[str, str]):
     def remove(self, names: Iterable[str]) -> None:
         """Take out ids."""
         self._index()
-        with _told():
+        with _file_errors():
             before = self._db.total_changes
             self._db.executemany("DELETE FROM rows WHERE id = ?", ((_key(n),) for n in names))
             self._n -= self._db.total_changes - before
@@ -54,7 +54,7 @@ class IdTable(Mapping[str, str]):
         """Ids that were added more than once, in order."""
         self._index()
         query = "SELECT id FROM rows GROUP BY id HAVING count(*) > 1 ORDER BY min(rowid)"
-        with _told():
+        with _file_errors():
             return [_name(key) for (key,) in self._db.execute(query)]
 
     def __getitem__(self, name: str) -> str:
@@ -67,7 +67,7 @@ class IdTable(Mapping[str, str]):
         """True if an id is one of the first n that were added."""
         self._index()
         query = "SELECT 1 FROM rows WHERE id = ? AND rowid <= ?"
-        with _told():
+        with _file_errors():
             return self._db.execute(query, (_key(name), n)).fetchone() is not None
 
     def __contains__(self, name: object) -> bool:
@@ -84,7 +84,7 @@ class IdTable(Mapping[str, str]):
         return found and found[0]
 
     def __iter__(self) -> Iterator[str]:
-        with _told():
+        with _file_errors():
             for (key,) in self._db.execute("SELECT id FROM rows ORDER BY rowid"):
                 yield _name(key)
 
@@ -93,13 +93,13 @@ class IdTable(Mapping[str, str]):
 
     def _index(self) -> None:
         if not self._is_indexed:
-            with _told():
+            with _file_errors():
                 self._db.execute("CREATE INDEX ids ON rows (id)")
             self._is_indexed = True
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _file_errors() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:

@@ -31,7 +31,7 @@ _CHANGES: tuple[PktSideDataT, ...] = ("new_extradata", "param_change", "palette"
 
 
 @dataclass(frozen=True)
-class Walk:
+class PacketWalk:
     """Packets of a video stream, each of which is one picture."""
 
     stamps: list[int]
@@ -68,7 +68,7 @@ class Walk:
         return merged
 
 
-def walk_packets(container: InputContainer, stream: VideoStream) -> Walk | None:
+def walk_packets(container: InputContainer, stream: VideoStream) -> PacketWalk | None:
     """Read, but do not decode, all packets of a video.
 
     Returns:
@@ -85,7 +85,7 @@ def walk_packets(container: InputContainer, stream: VideoStream) -> Walk | None:
         reads = picture_reader(codec.codec.canonical_name, codec.extradata)
         if reads is None or stream.metadata.get("alpha_mode") == "1":
             return None
-        walk = Walk([], [], [], codec.reorder_depth)
+        walk = PacketWalk([], [], [], codec.reorder_depth)
         cut: set[int] = set()
         for packet in _filled(container.demux(stream)):
             begins = reads(bytes(packet))
@@ -108,14 +108,14 @@ def walk_packets(container: InputContainer, stream: VideoStream) -> Walk | None:
     return walk
 
 
-def saves_decoding(walk: Walk, wanted: Collection[int]) -> bool:
+def saves_decoding(walk: PacketWalk, wanted: Collection[int]) -> bool:
     """Tell whether few enough packets have to be decoded for these frames."""
     n_decoded = sum(end + 1 - begin for begin, end in walk.runs(wanted))
     return n_decoded <= _LARGEST_SHARE * len(walk.stamps)
 
 
 def sought_frames(
-    container: InputContainer, stream: VideoStream, walk: Walk, wanted: Collection[int]
+    container: InputContainer, stream: VideoStream, walk: PacketWalk, wanted: Collection[int]
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Decode some frames.
 

@@ -35,6 +35,7 @@ from unified_reward.judges import bulk
 
 
 PARTS = ("judge", "pairs", "evaluate", "pictures", "candidates", "ray")
+"""Ray last, as a command begins with the peak memory of this process."""
 N_PICTURES = 16
 SLEEP_S = 0.05
 KILLED_AT = 0.99
@@ -48,7 +49,9 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="Print JSON instead of the section.")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--small", type=int, default=10_000)
-    parser.add_argument("--prompts", type=int, nargs=2, default=[200, 1000], help="Of candidates.")
+    parser.add_argument(
+        "--prompts", type=int, nargs=2, default=[1000, 10_000], help="Of candidates."
+    )
     parser.add_argument("--ray-chunks", type=int, default=10)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args(given)
@@ -62,7 +65,7 @@ def main(given: list[str] | None = None) -> None:
         "ray": partial(_ray, options.ray_chunks),
     }
     report: dict[str, object] = {"cores": os.cpu_count(), "rows": sizes}
-    for name in options.parts:
+    for name in (part for part in PARTS if part in options.parts):
         with tempfile.TemporaryDirectory(prefix="scale-") as folder:
             report[name] = parts[name](Path(folder))
         sys.stderr.write(f"{name}: {json.dumps(report[name])}\n")

@@ -31,9 +31,11 @@ FINGERPRINT = "fingerprint"
 UNANSWERED = ("failed", "incomplete")
 """Outcomes of rows that can be asked again; an unparsed answer is an answer."""
 _OWN_ROW = re.compile(
-    rb'\{"id": "([^"\\]+)", "status": "(?!ranked)(\w+)", .*"fingerprint": "(\w+)"\}\n'
+    r'^\{"id": "([^"\\\n]+)", "status": "(?!ranked)(\w+)", .*"fingerprint": "(\w+)"\}$',
+    re.ASCII | re.MULTILINE,
 )
 """A row as it is written here, whose outcome is its status."""
+_BLOCK = 2**20
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
@@ -147,28 +149,35 @@ class Journal:
     def _entries(self, file: IO[bytes]) -> Iterator[tuple[str, str]]:
         """Ids and states of the rows up to a torn one; counts them."""
         known = self.checkpoint.output_bytes if self.checkpoint else 0
-        for number, raw in enumerate(file, 1):
-            own = _OWN_ROW.fullmatch(raw) if self._sound < known else None
-            if own:
-                name, outcome, fingerprint = (
-                    part.decode(errors="surrogatepass") for part in own.groups()
-                )
-                entry = name, f"{outcome}\n{fingerprint}"
-                self._count(entry)
-            else:
+        number = 0
+        while lines := file.readlines(_BLOCK):
+            block = b"".join(lines)
+            own = _own_rows(block) if self._sound + len(block) <= known else []
+            if len(own) == len(lines):
+                self.outcomes.update(outcome for _, outcome, _ in own)
+                self._sound += len(block)
+                number += len(lines)
+                yield from ((name, f"{outcome}\n{mark}") for name, outcome, mark in own)
+                continue
+            for raw in lines:
+                number += 1
                 self._is_torn = _is_torn(raw)
                 if self._is_torn:
                     return
-                row = _journal_row(raw, number, self.path)
-                entry = _entry(row)
-                self._count(entry)
-                if row["status"] != "failed":
-                    self.judges.add(_judge(row))
-            if self._sound >= known:
-                self._digest.update(raw)
-            self._sound += len(raw)
-            self._ending = b"" if raw.endswith(b"\n") else b"\n"
-            yield entry
+                yield self._entry(raw, number, is_new=self._sound >= known)
+
+    def _entry(self, raw: bytes, number: int, *, is_new: bool) -> tuple[str, str]:
+        """Count a row."""
+        row = _journal_row(raw, number, self.path)
+        entry = _entry(row)
+        self._count(entry)
+        if row["status"] != "failed":
+            self.judges.add(_judge(row))
+        if is_new:
+            self._digest.update(raw)
+        self._sound += len(raw)
+        self._ending = b"" if raw.endswith(b"\n") else b"\n"
+        return entry
 
     def _count(self, entry: tuple[str, str]) -> None:
         outcome, fingerprint = _parts(entry[1])
@@ -319,6 +328,14 @@ class Journal:
 def _pushed(file: IO[bytes]) -> None:
     with file:
         os.fsync(file.fileno())
+
+
+def _own_rows(block: bytes) -> list[tuple[str, str, str]]:
+    """Ids, outcomes and fingerprints of rows as they are written here; other lines are left out."""
+    try:
+        return _OWN_ROW.findall(block.decode(errors="surrogatepass"))
+    except UnicodeDecodeError:
+        return []
 
 
 def _parts(state: str) -> tuple[str, str]:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import api_pages
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 
-PAGES = {
-    "reference/cli.md": lambda: "# Commands\n",
-    "reference/api.md": lambda: "# Python\n\n::: unified_reward.open_judge\n",
-    "reference/systems.md": lambda: "# Published systems\n",
-}
-"""Text of each page that no file holds, by its path."""
+def generated() -> dict[str, str]:
+    """Markdown of each page that no file holds, by its path."""
+    return {
+        "reference/cli.md": "# Commands\n",
+        "reference/systems.md": "# Published systems\n",
+        **api_pages.pages(),
+    }
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages."""
-    for path, text in PAGES.items():
-        files.append(File.generated(config, path, content=text()))
+    for path, text in generated().items():
+        files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_content(html: str, page: Page, **_: object) -> str:
+    """Link names of the code to their entries in the reference."""
+    return api_pages.link_names(html, page.file.url)

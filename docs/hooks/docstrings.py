@@ -6,6 +6,7 @@ An extension of griffe, which reads the source for mkdocstrings.
 from __future__ import annotations
 
 import re
+from textwrap import dedent
 from typing import Any
 
 from griffe import Attribute, Class, Docstring, Extension, Object
@@ -60,25 +61,31 @@ def with_code(text: str) -> str:
         line = lines.pop(0)
         example = _EXAMPLE.match(line)
         if example:
-            block = _taken(lines, lambda one: one.startswith(f"{example[1]} ") or not one.strip())
-            made += [f"{example[1]}**Example:**", "", *_fenced(block)]
+            made += [f"{example[1]}**Example:**", "", *_fenced(_indented(lines, example[1]))]
         elif line.startswith(">>>"):
-            made += _fenced([line, *_taken(lines, lambda one: bool(one.strip()))])
+            made += _fenced([line, *_paragraph(lines)])
         else:
             made.append(line)
     return "\n".join(made)
 
 
-def _taken(lines: list[str], belongs: Any) -> list[str]:
-    """The first lines that belong together; they are removed from the list."""
-    block: list[str] = []
-    while lines and belongs(lines[0]):
-        block.append(lines.pop(0))
+def _indented(lines: list[str], indent: str) -> list[str]:
+    """The lines that are indented more, which are removed from the others."""
+    ends = (i for i, one in enumerate(lines) if one.strip() and not one.startswith(f"{indent} "))
+    n = next(ends, len(lines))
+    block = lines[:n]
+    del lines[:n]
+    return block
+
+
+def _paragraph(lines: list[str]) -> list[str]:
+    """The lines up to an empty one, which are removed from the others."""
+    n = next((i for i, one in enumerate(lines) if not one.strip()), len(lines))
+    block = lines[:n]
+    del lines[:n]
     return block
 
 
 def _fenced(block: list[str]) -> list[str]:
-    content = [line for line in block if line.strip()] and block
-    indent = min(len(line) - len(line.lstrip()) for line in content if line.strip())
-    code = "\n".join(line[indent:] for line in content).strip()
+    code = dedent("\n".join(block)).strip()
     return [f"```{'pycon' if '>>>' in code else 'python'}", code, "```", ""]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import api_pages
+import cli_page
+import links
+import systems_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 
 def generated() -> dict[str, str]:
-    """Markdown of each page that no file holds, by its path."""
+    """Markdown of each page that no file of docs/ holds, by its path."""
     return {
-        "reference/cli.md": "# Commands\n",
-        "reference/systems.md": "# Published systems\n",
+        "reference/cli.md": cli_page.markdown(),
+        "reference/systems.md": systems_page.markdown(),
         **api_pages.pages(),
+        **links.pages(),
     }
 
 
@@ -22,6 +26,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, text in generated().items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Turn links that lead out of docs/ into links of the site."""
+    return links.rewrite(markdown, page.file.src_uri)
 
 
 def on_page_content(html: str, page: Page, **_: object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import api_pages
 import cli_page
 import links
@@ -9,6 +11,15 @@ import systems_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+
+_PLACE = re.compile("<!-- made from the code -->.*<!-- end -->", re.DOTALL)
+_FROM_CODE = """| Made from the code | |
+|---|---|
+| [Commands](reference/cli.md) | every command: usage, options, exit codes |
+| [Python](reference/api/index.md) | every public name: signatures, arguments, errors |
+| [Published systems](reference/systems.md) | checkpoint, prompt and range of every model |
+"""
 
 
 def generated() -> dict[str, str]:
@@ -29,7 +40,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Turn links that lead out of docs/ into links of the site."""
+    """Turn links that lead out of docs/ into links of the site, and finish the first page."""
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation", "toc"]
+        markdown = _PLACE.sub(_FROM_CODE, markdown)
     return links.rewrite(markdown, page.file.src_uri)
 
 

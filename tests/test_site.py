@@ -353,7 +353,7 @@ LOOKED_AT = (
 
 
 _OVERFLOWING = """tables => tables.filter(table => {
-    const around = table.closest(".md-typeset__scrollwrap, .md-typeset__table");
+    const around = table.closest(".md-typeset__scrollwrap");
     const scrolls = around && ["auto", "scroll"].includes(getComputedStyle(around).overflowX);
     return table.getBoundingClientRect().width > innerWidth && !scrolls;
 }).map(table => table.innerText.slice(0, 80))"""

@@ -182,9 +182,9 @@ PAGES = {
         "What this package raises on purpose has one base class; a message says what was wrong, "
         "what was given and what would be right.",
         (
-            Names("", UR, "UnifiedRewardError"),
+            Names("The base class", UR, "UnifiedRewardError"),
             Names(
-                "",
+                "Its kinds",
                 f"{UR}.core.errors",
                 "ConfigError MediaError DataError ModelError ServerError UnparsedError",
             ),

@@ -14,7 +14,7 @@ from mkdocs.structure.pages import Page
 
 
 _PLACE = re.compile("<!-- made from the code -->.*<!-- end -->", re.DOTALL)
-_FROM_CODE = """| Made from the code | |
+_FROM_CODE = """| Made from the code | Content |
 |---|---|
 | [Commands](reference/cli.md) | every command: usage, options, exit codes |
 | [Python](reference/api/index.md) | every public name: signatures, arguments, errors |
@@ -45,6 +45,11 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
         page.meta["hide"] = ["navigation", "toc"]
         markdown = _PLACE.sub(_FROM_CODE, markdown)
     return links.rewrite(markdown, page.file.src_uri)
+
+
+def on_post_page(output: str, **_: object) -> str:
+    """Name the search for those who hear the page; the theme does not."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
 
 
 def on_page_content(html: str, page: Page, **_: object) -> str:

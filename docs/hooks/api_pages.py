@@ -284,7 +284,7 @@ def _index() -> str:
             "",
             "`import unified_reward as ur` gives the names that most programs need, and loads "
             "neither torch nor transformers before one is used. Other names are imported from the "
-            "module that their entry gives.",
+            "module that their entry names.",
             "",
             "| For | Names |",
             "|---|---|",
@@ -305,6 +305,19 @@ def _names(page: str, content: ApiPage) -> str:
 
 def _short(module: str, name: str) -> str:
     return f"ur.{name}" if module == UR else name
+
+
+_ENTRY = re.compile(r'(<h3 id="([\w.]+)" class="doc doc-heading">.*?</h3>)', re.DOTALL)
+
+
+def add_imports(html: str) -> str:
+    """Add to the heading of each entry the line that imports its name."""
+    return _ENTRY.sub(_with_import, html)
+
+
+def _with_import(match: re.Match[str]) -> str:
+    module, _, name = match[2].rpartition(".")
+    return f'{match[1]}<p class="import"><code>from {module} import {name}</code></p>'
 
 
 _TAGS = re.compile(r"(<pre.*?</pre>|<a .*?</a>|<h\d.*?</h\d>)", re.DOTALL)

@@ -53,5 +53,5 @@ def on_post_page(output: str, **_: object) -> str:
 
 
 def on_page_content(html: str, page: Page, **_: object) -> str:
-    """Link names of the code to their entries in the reference."""
-    return api_pages.link_names(html, page.file.url)
+    """Link names of the code to their entries in the reference, which say where they are from."""
+    return api_pages.add_imports(api_pages.link_names(html, page.file.url))

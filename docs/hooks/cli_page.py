@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Iterator
 from enum import Enum
@@ -260,9 +261,7 @@ def _section(command: Command) -> str:
         command.text,
         f"```text\n{command.usage}\n```",
     ]
-    picture = PICTURES / f"{command.name.replace(' ', '-')}.svg"
-    if picture.exists():
-        lines.append(f"![{PROGRAM} {command.name} in a terminal](../terminal/{picture.name})")
+    lines += _picture(command.name)
     if command.arguments:
         rows = [_row(argument) for argument in command.arguments]
         lines.append(table(("Argument", "Type", "Meaning"), [(a, b, d) for a, b, _, d in rows]))
@@ -278,6 +277,21 @@ def _section(command: Command) -> str:
         links = ", ".join(f"[{_title(page)}](../howto/{page}.md)" for page in guides)
         lines.append(f"See {links}.")
     return "\n\n".join(lines)
+
+
+def _picture(name: str) -> list[str]:
+    """The command in a terminal, where there is a picture; its title describes it."""
+    files = [PICTURES / f"{one}.svg" for one in (name.replace(" ", "-"), _OF_GROUP.get(name))]
+    file = next((one for one in files if one.exists()), None)
+    if file is None:
+        return []
+    title = re.search(r"<title[^>]*>([^<]*)</title>", file.read_text("utf-8"))
+    alt = title[1] if title else f"{PROGRAM} {name} in a terminal"
+    return [f"![{alt}](../terminal/{file.name})"]
+
+
+_OF_GROUP = {"data check": "data", "templates import": "templates"}
+"""Pictures of groups of commands stand at their first command."""
 
 
 def _options(options: Any) -> str:

@@ -28,11 +28,19 @@ def example_page(name: str) -> str:
     return "examples/index.md" if name == "README.md" else f"examples/{Path(name).stem}.md"
 
 
+def example_pages() -> list[str]:
+    """Pages of the examples, the list of them first; none where there are no examples."""
+    names = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+    has_list = (ROOT / "examples" / "README.md").exists()
+    return [example_page("README.md")] * has_list + [example_page(name) for name in names]
+
+
 def _example(path: Path) -> str:
     text = path.read_text("utf-8")
     if path.suffix == ".md":
         return text
-    return f"# {path.stem}\n\n`examples/{path.name}`\n\n```python\n{text}```\n"
+    title = path.stem.replace("_", " ").capitalize()
+    return f"# {title}\n\n`examples/{path.name}`\n\n```python\n{text}```\n"
 
 
 def _results() -> str:

@@ -32,6 +32,14 @@ def generated() -> dict[str, str]:
     }
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the examples to the navigation."""
+    for section in config.nav or []:
+        if "Start" in section and links.example_pages():
+            section["Start"].append({"Examples": links.example_pages()})
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages."""
     for path, text in generated().items():

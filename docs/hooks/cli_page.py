@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from unified_reward.cli.options import JudgeArguments, opens_judge
 PROGRAM = "unified-reward"
 PICTURES = Path(__file__).parents[1] / "terminal"
 SECTIONS = {
+    "This machine": ("doctor",),
     "Judge": ("score", "compare", "rank", "judge"),
     "Make pairs": ("candidates", "pairs", "export", "show"),
     "Align and train": ("dpo", "grpo", "run"),
@@ -82,6 +83,7 @@ EXITS = {
     "templates import": "a wording is not as published",
     "convert llava-qwen": "the checkpoint cannot be converted",
     "experiment": "an item is unparsed or failed",
+    "doctor": "a self-test failed",
 }
 """Meaning of exit code 1 of the commands that have it."""
 
@@ -152,7 +154,7 @@ def _parameter(parameter: inspect.Parameter, given: Any, info: Any) -> Parameter
     option = "--" + parameter.name.replace("_", "-")
     # Typer calls the first positional argument of Option its default, in Annotated too.
     names = [*([info.default] if info.default is not ... else []), *(info.param_decls or ())]
-    name = ", ".join(names) or option
+    name = ", ".join(names).replace("/", ", ") or option
     if is_argument:
         name = info.metavar or parameter.name.upper()
     elif given is bool and not names:
@@ -196,6 +198,8 @@ def _default(parameter: inspect.Parameter) -> str:
         return "required"
     if value is None or value is False or value in ("", [], ()):
         return ""
+    if value is True:
+        return "on"
     return str(value.value if isinstance(value, Enum) else value)
 
 
@@ -213,7 +217,7 @@ def markdown() -> str:
     """Text of the page."""
     known = commands()
     placed = {name for names in SECTIONS.values() for name in names}
-    lines = [_INTRODUCTION, _overview(known)]
+    lines = [_INTRODUCTION, _global_options(), _overview(known)]
     for title, names in SECTIONS.items():
         here = [name for name in names if name in known]
         here += [name for name in known if name not in placed] if title == "Others" else []
@@ -231,14 +235,22 @@ _SHARED_TEXT = (
 )
 _INTRODUCTION = f"""# Commands
 
-`{PROGRAM} COMMAND --help` prints the same in the terminal, and `{PROGRAM} --version` the version.
-Values are given as `--name value`; a flag has none.
+`{PROGRAM} COMMAND --help` prints the same in the terminal. Values are given as `--name value`; a
+flag has none.
 
 | Exit code | Meaning |
 |---|---|
 | 0 | everything was answered |
-| 1 | some items were not, the others were; each command says which |
-| 2 | wrong usage: an option, a file or a judge is wrong, as one line on standard error says |"""
+| 1 | some items were not, or the finding is negative; each command says when |
+| 2 | wrong usage, or nothing could be done; a line on standard error says why |
+| 130 | interrupted by Ctrl-C |"""
+
+
+def _global_options() -> str:
+    """Options of the program itself."""
+    group: Any = typer.main.get_group(app)
+    rows = [(", ".join(f"`{one}`" for one in each.opts), each.help or "") for each in group.params]
+    return table((f"`{PROGRAM}` alone", "Meaning"), rows)
 
 
 def _overview(known: dict[str, Command]) -> str:
@@ -294,14 +306,18 @@ _OF_GROUP = {"data check": "data", "templates import": "templates"}
 """Pictures of groups of commands stand at their first command."""
 
 
-def _options(options: Any) -> str:
-    return table(("Option", "Type", "Default", "Meaning"), [_row(option) for option in options])
+def _options(options: Sequence[Parameter]) -> str:
+    titles = ("Option", "Type", "Default", "Meaning")
+    rows = [_row(option) for option in options]
+    if not any(default for _, _, default, _ in rows):
+        return table((*titles[:2], titles[3]), [(a, b, d) for a, b, _, d in rows])
+    return table(titles, rows)
 
 
 def _row(parameter: Parameter) -> tuple[str, str, str, str]:
     name, kind, default, text = parameter
     names = ", ".join(f"`{one}`" for one in name.split(", "))
-    is_word = default in ("", "required")
+    is_word = default in ("", "required", "on")
     return names, kind, default if is_word else f"`{default}`", text
 
 

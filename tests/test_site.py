@@ -220,8 +220,8 @@ def test_every_command_and_every_option_stands_in_the_reference(site):
                 missing = [one for one in parameter.opts if f"<code>{one}</code>" not in section]
                 assert not missing, f"{name}: {missing}"
             else:
-                shown = (parameter.metavar or parameter.name.upper()).replace(">", "&gt;")
-                assert f"<code>{shown}</code>" in section
+                label = (parameter.metavar or parameter.name.upper()).replace(">", "&gt;")
+                assert f"<code>{label}</code>" in section
 
 
 def test_a_command_that_can_exit_with_1_says_when():

@@ -140,8 +140,8 @@ def _command(name: str, function: Any) -> Command:
         row = _parameter(parameter, given, info)
         (arguments if is_argument else options).append(row)
         if is_argument:
-            shown = row.name.removesuffix("...") + " …" * row.kind.startswith("list")
-            places.append(shown if row.default == "required" else f"[{shown}]")
+            label = row.name.removesuffix("...") + " …" * row.kind.startswith("list")
+            places.append(label if row.default == "required" else f"[{label}]")
         elif row.default == "required":
             needed.append(f"{row.name.split(', ')[0]} {parameter.name.upper()}")
     text = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0].strip()

@@ -99,8 +99,9 @@ PAGES = {
     ),
     "measure": ApiPage(
         "Evaluate and benchmark",
-        "Which of several models is better ([how](../../howto/evaluate-generators.md)), and how "
-        "good a judge is ([how](../../howto/benchmark.md)).",
+        "Which of several models is better ([evaluate generators]"
+        "(../../howto/evaluate-generators.md)), and how good a judge is "
+        "([benchmark](../../howto/benchmark.md)).",
         (
             Names("Evaluate models", UR, "evaluate_models"),
             Names("", f"{UR}.evaluate.inputs", "read_models"),
@@ -120,9 +121,9 @@ PAGES = {
     ),
     "train": ApiPage(
         "Align and train",
-        "Policies learn from pairs ([how](../../howto/align-a-policy.md)) or rewards "
-        "([how](../../howto/learn-from-rewards.md)), judges from records "
-        "([how](../../howto/train-a-judge.md)).",
+        "Policies learn [from pairs](../../howto/align-a-policy.md) or "
+        "[from rewards](../../howto/learn-from-rewards.md), judges "
+        "[from records](../../howto/train-a-judge.md).",
         (
             Names("From pairs", UR, "align"),
             Names("", f"{UR}.train.dpo_vlm", "VLMDPO"),

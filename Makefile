@@ -1,18 +1,22 @@
 # Each target sets itself up: it makes .venv and installs what is missing.
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := packages tests benchmarks
+CODE := packages tests benchmarks docs/hooks
 export OMP_NUM_THREADS ?= 1
 # Compiled modules, and tests with their rewritten assertions, are kept for the next process.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: quickstart test test-numeric test-all check fix clean
+.PHONY: quickstart docs test test-numeric test-all check fix clean
 
 quickstart: .venv/.installed
 	$(BIN)/unified-reward run quickstart
 
 test: .venv/.installed check
 	$(BIN)/pytest -n 2 -m "not slow" --durations=10
+
+# The site, in site/index.html: no server and no network are needed to read it.
+docs: .venv/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # Tests of computed numbers as other processors and thread counts round them, in random order.
 # The libraries pick their kernels by these variables; idle threads must not spin.
@@ -38,7 +42,7 @@ fix: .venv/.installed
 	$(BIN)/ruff format $(CODE)
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site
 
 .venv/.installed: requirements-dev.txt packages/unified-reward/pyproject.toml packages/unified-reward-lab/pyproject.toml packages/unified-reward-client/pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv

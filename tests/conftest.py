@@ -1,5 +1,6 @@
 import gc
 import os
+import shutil
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -76,3 +77,15 @@ def shared():
 def tiny():
     """The judge that comes with the package."""
     return registry.open_judge("tiny_judge")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium; tests that need it are skipped where it or playwright is absent."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("chromium is not installed")
+    arguments = ["--no-sandbox"] * (os.geteuid() == 0)
+    with api.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=path, args=arguments)

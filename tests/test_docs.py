@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import systems_page
+from tables import table
 from typer.testing import CliRunner
 
 from tests.fake_server import Call, FakeServer, Reply, chat
@@ -22,11 +24,8 @@ from unified_reward.cli import app
 from unified_reward.core.errors import UnifiedRewardError
 from unified_reward.core.samples import Form, Task
 from unified_reward.judges import registry
-from unified_reward.judges.checklist import CARDS
-from unified_reward.judges.registry import PUBLISHED
-from unified_reward.prompts import FAMILIES, TEMPLATES, official, packs
+from unified_reward.prompts import FAMILIES, TEMPLATES
 from unified_reward.prompts.template import Template
-from unified_reward.scorers import SYSTEMS, system
 
 
 ROOT = Path(__file__).parents[1]
@@ -199,39 +198,9 @@ def test_the_table_of_tasks_is_the_table_in_the_code():
     ) == sorted(rows)
 
 
-def tasks_of(card) -> str:
-    return ", ".join(words(task) for task in card.tasks)
-
-
-def system_rows() -> list[str]:
-    """A row for every published scorer, checklist and family of judges, from cards and tables."""
-    rows = [
-        f"| `{card.name}` | {card.system} | {tasks_of(card)} | score | twin-verified |"
-        for card in (system(name).card for name in SYSTEMS)
-    ]
-    rows += [
-        f"| `{card.name}` | {card.system} | {tasks_of(card)} | score | any judge, recalibrated |"
-        for card in CARDS.values()
-    ]
-    for name, wordings in official._WORDINGS.items():
-        prompts = [packs.published_prompts()[one] for one in wordings]
-        tasks = ", ".join(dict.fromkeys(words(one.task) for one in prompts))
-        forms = ", ".join(sorted({one.form for one in prompts}, reverse=True))
-        ids = [start for start, (family, _) in PUBLISHED.items() if family == name]
-        system_ids = f"`{ids[0]}*`" if ids else "by name"
-        rows.append(f"| `{name}` | {system_ids} | {tasks} | {forms} | judge, words imported |")
-    return rows
-
-
-def words(task: Task) -> str:
-    return task.value.replace("_", " ")
-
-
 def test_the_table_of_systems_in_the_readme_is_made_of_cards_and_tables():
-    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
-    start = lines.index("| Name | System | Judges | Form | State |")
-    end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
-    assert lines[start + 2 : end] == system_rows()
+    made = table(systems_page.HEADER, systems_page.system_rows())
+    assert f"\n\n{made}\n\n" in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_every_task_has_a_template():
@@ -303,4 +272,5 @@ def test_every_source_file_stands_in_the_tree_of_the_design():
     assert files - private <= named
     everywhere = {path.name for path in ROOT.glob("packages/*/src/**/*.py")}
     everywhere |= {path.name for path in ROOT.glob("tests/**/*.py")}
+    everywhere |= {path.name for path in ROOT.glob("docs/hooks/*.py")}
     assert named <= everywhere

@@ -1,22 +1,8 @@
-"""A headless Chromium for the pages of the arena."""
+"""Pages of the arena in a headless Chromium."""
 
 import contextlib
-import os
-import shutil
 
 import pytest
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium; tests that need it are skipped where it or playwright is absent."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("chromium is not installed")
-    arguments = ["--no-sandbox"] * (os.geteuid() == 0)
-    with api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=path, args=arguments)
 
 
 @pytest.fixture

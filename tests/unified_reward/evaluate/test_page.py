@@ -1,8 +1,6 @@
 """The page of an evaluation: its sentences and parts, hostile text, and in a headless Chromium."""
 
 import copy
-import os
-import shutil
 
 import numpy as np
 import PIL.Image
@@ -15,7 +13,6 @@ from unified_reward.evaluate.page import build_page, write_page
 from unified_reward.report.page import DASH
 
 
-CHROMIUM = shutil.which("chromium")
 MODELS = ("base", "tuned", "blurred")
 PROMPT = "a large red star beside a small blue circle"
 
@@ -331,16 +328,6 @@ def test_markup_in_names_and_prompts_stays_text(outputs):
     assert not any(name.startswith("on") for name, _ in read.attributes)
     assert read.text.count(HOSTILE) > 50
     assert f"{PROMPT}{HOSTILE}" in read.text
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    arguments = ["--no-sandbox"] * (os.geteuid() == 0)
-    with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
 
 
 def long_report():

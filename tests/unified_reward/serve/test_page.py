@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import shutil
 import subprocess
 import threading
@@ -22,11 +21,10 @@ from unified_reward.serve.hosts import JudgeReference, LocalHost
 from unified_reward.serve.metrics import Metrics
 
 
-CHROMIUM = shutil.which("chromium")
 MARKUP = "<img src=x onerror=alert(1)>"
 """Text that must stay text wherever it is shown."""
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-if CHROMIUM is None:
+if shutil.which("chromium") is None:
     pytest.skip("chromium is not installed", allow_module_level=True)
 expect = sync_api.expect
 
@@ -82,13 +80,6 @@ JUDGES = {
     "any": "scripted:first",
     "lost": "no/such/judge",
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    arguments = ["--no-sandbox"] * (os.geteuid() == 0)
-    with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
 
 
 @pytest.fixture(scope="module")

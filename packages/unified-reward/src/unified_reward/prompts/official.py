@@ -160,6 +160,21 @@ def template(name: str, task: Task, form: Form) -> Template | None:
     return _template(FAMILIES[name], wordings[0])
 
 
+def outlines(name: str) -> dict[str, Template]:
+    """Templates of a family of `FAMILIES` without their words, by the names of their wordings.
+
+    For tables of tasks, forms and scales; nothing needs to be imported.
+    """
+    family = FAMILIES[name]
+    if name.startswith("editscore"):
+        return {", ".join(_EDITSCORE): editscore.editscore(family, dict.fromkeys(_EDITSCORE, ""))}
+    prompts = packs.published_prompts()
+    blank = (
+        packs.Wording(one, prompts[one].task, prompts[one].form, "", "") for one in _WORDINGS[name]
+    )
+    return {wording.name: _template(family, wording) for wording in blank}
+
+
 def _template(family: Family, wording: packs.Wording) -> Template:
     grammar = _GRAMMARS.get(wording.name, reasoned)
     cells = {(one.task, one.form): one for one in grammar.TEMPLATES}

@@ -59,9 +59,9 @@ def align(
         log: Called with one sentence for each row that is left out; default is silence.
 
     Returns:
-        As `align_vlm` and `align_pipeline`: ``rows`` by status, ``pairs`` learned from, ``losses``
-        in nats by step and more; and ``left_out``, how many rows could not be used. Rows without a
-        pair (dropped, failed, tied) do not count as left out.
+        The report of `align_vlm` or `align_pipeline`, with ``rows`` by status, ``pairs`` learned
+        from, ``losses`` in nats by step and more; and ``left_out``, how many rows could not be
+        used. Rows without a pair (dropped, failed, tied) do not count as left out.
 
     Raises:
         ConfigError: Config, policy and pairs are not of the same kind.

@@ -246,7 +246,7 @@ def train_judge(
         examples: Trained on in place of those that the configuration names.
 
     Returns:
-        Loss by optimiser step: nats per answer token, or per label for a scalar judge.
+        Loss by optimiser step, in nats per answer token, or per label for a scalar judge.
 
     Raises:
         ConfigError: The configuration names no base or no data.

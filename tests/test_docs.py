@@ -142,7 +142,13 @@ def write_llava() -> None:
 
 STAND_INS = {"published-scorers.md": write_pickscore, "convert-checkpoints.md": write_llava}
 """Tiny files of random weights in place of the released ones that a page names."""
-SLOW = {"train-a-judge.md", "benchmark.md", "align-a-policy.md", "votes-to-judge.md"}
+SLOW = {
+    "train-a-judge.md",
+    "benchmark.md",
+    "align-a-policy.md",
+    "votes-to-judge.md",
+    "align-flux.md",
+}
 
 
 def marked(page: Path):

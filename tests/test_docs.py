@@ -18,6 +18,7 @@ from tables import table
 from typer.testing import CliRunner
 
 from tests.fake_server import Call, FakeServer, Reply, chat
+from tests.unified_reward.checkpoints import llava_twins
 from tests.unified_reward.scorers import twins
 from tests.unified_reward.serve.running import serving
 from unified_reward.cli import app
@@ -127,7 +128,26 @@ def among_files(tmp_path, monkeypatch):
 open_once = functools.cache(registry.open_checkpoint)
 
 
-SLOW = {"train-a-judge.md", "benchmark.md", "align-a-policy.md", "votes-to-judge.md"}
+def write_pickscore() -> None:
+    folder = Path("weights/pickscore")
+    folder.mkdir(parents=True)
+    twins.pickscore(folder)
+
+
+def write_llava() -> None:
+    state = llava_twins.original_state(llava_twins.reference())
+    llava_twins.save_original(Path("llava-critic-7b"), state)
+
+
+STAND_INS = {"published-scorers.md": write_pickscore, "convert-checkpoints.md": write_llava}
+"""Tiny files of random weights in place of the released ones that a page names."""
+SLOW = {
+    "train-a-judge.md",
+    "benchmark.md",
+    "align-a-policy.md",
+    "votes-to-judge.md",
+    "align-flux.md",
+}
 
 
 def marked(page: Path):
@@ -137,9 +157,8 @@ def marked(page: Path):
 @pytest.mark.parametrize("page", [marked(page) for page in PAGES])
 def test_every_block_of_a_page_runs_in_order(page, among_files):
     namespace: dict = {}
-    if page.name == "published-scorers.md":
-        Path("weights/pickscore").mkdir(parents=True)
-        twins.pickscore(Path("weights/pickscore"))
+    if page.name in STAND_INS:
+        STAND_INS[page.name]()
     known = {"python", "console", "yaml", "sh", "text"}
     assert {block.language for block in blocks(page)} <= known, "nobody runs blocks of others"
     with FakeServer(answer) as server, reward_server(page) as url:

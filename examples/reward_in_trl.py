@@ -17,22 +17,22 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward_lab.microworld import Scene, Thing, render
 
 
-POLICY, GENERATIONS, STEPS = str(checkpoint_path("tiny_vlm")), 4, 2
+POLICY, GENERATIONS, STEPS = str(checkpoint_path("tiny_base")), 4, 2
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
-judge = ur.open_judge("tiny_judge", device="cpu")
-
-question = [{"role": "user", "content": "what colour is the star?"}]
-scenes = [Scene((Thing(each, "star", "large", "top left"),)) for each in ("red", "blue", "green")]
-images = [Image.fromarray(render(scene, seed=0)) for scene in scenes]
-data = Dataset.from_list([{"prompt": question, "image": image} for image in images])
+judge = ur.open_judge("tiny_judge")
+QUESTION = "where is the circle?"
+star = Thing("red", "star", "large", "top left")
+circles = [Thing(each, "circle", "small", "bottom right") for each in ("blue", "green", "yellow")]
+images = [Image.fromarray(render(Scene((star, circle)), seed=0)) for circle in circles]
+prompt = [{"role": "user", "content": QUESTION}]
+data = Dataset.from_list([{"prompt": prompt, "image": image} for image in images])
 judged = []
 
 
-def reward(prompts: list, completions: list, image: list, **_: object) -> list[float | None]:
+def reward(completions: list, image: list, **_: object) -> list[float | None]:
     """Score each answer about its image, 0 to 1; None for those that the judge did not score."""
-    questions = [turns[-1]["content"] for turns in prompts]
     answers = [turns[-1]["content"] for turns in completions]
-    verdicts = judge.score(questions, images=image, answers=answers)
+    verdicts = judge.score(QUESTION, images=image, answers=answers)
     judged.extend(zip(answers, verdicts, strict=True))
     return [each.score.normalized if isinstance(each, ur.Scored) else None for each in verdicts]
 
@@ -43,18 +43,18 @@ arguments = GRPOConfig(
     num_generations=GENERATIONS,
     per_device_train_batch_size=GENERATIONS * len(data),
     max_completion_length=12,
+    temperature=1.3,
     learning_rate=1e-4,
     logging_steps=1,
     save_strategy="no",
     use_cpu=True,
     bf16=False,
-    gradient_checkpointing=False,
 )
 trainer = GRPOTrainer(POLICY, reward_funcs=reward, args=arguments, train_dataset=data)
 trainer.train()
 for entry in (entry for entry in trainer.state.log_history if "reward" in entry):
     print(f"step {entry['step']}: mean reward {entry['reward']:.2f} ± {entry['reward_std']:.2f}")
-for answer, verdict in judged[:GENERATIONS]:
-    print(f"  {answer!r}: {verdict.score.value:.2f} of {verdict.score.scale.high:g}")
+answers = [f"{answer!r} {verdict.score.value:.2f}" for answer, verdict in judged[:GENERATIONS]]
+print(f"first answers and scores of 5: {', '.join(answers)}")
 trainer.save_model(str(out / "policy"))
 print(f"written: {out / 'policy'}")

@@ -90,11 +90,16 @@ def test_a_reward_of_an_answer_without_a_score_is_none():
 
     tree = ast.parse((EXAMPLES / "reward_in_trl.py").read_text("utf-8"))
     (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    variables = {"ur": ur, "judge": ur.open_judge("scripted:silent"), "judged": []}
+    variables = {
+        "ur": ur,
+        "judge": ur.open_judge("scripted:silent"),
+        "judged": [],
+        "QUESTION": "what is it?",
+    }
     exec(compile(ast.Module([function], []), "reward", "exec"), variables)  # noqa: S102
     image = Image.new("RGB", (8, 8))
-    turns = [[{"role": "user", "content": "what is it?"}]]
-    assert variables["reward"](turns, turns, [image]) == [None]
+    answer = [{"role": "assistant", "content": "a star"}]
+    assert variables["reward"]([answer], [image]) == [None]
 
 
 @pytest.mark.slow

@@ -31,6 +31,10 @@ def run(tmp_path, monkeypatch, capfd):
     return run_example
 
 
+def lines_of(path):
+    return path.read_text("utf-8").splitlines()
+
+
 @pytest.mark.slow
 def test_a_folder_is_scored_best_first_and_a_broken_file_has_no_score(run, tmp_path):
     run("score_a_folder")
@@ -107,7 +111,7 @@ def test_both_strategies_make_a_pair_of_every_prompt(run, tmp_path):
     variables, _ = run("build_pairs")
     n = len(variables["PROMPTS"])
     for strategy in ("rank+sift", "adaptive"):
-        rows = [json.loads(line) for line in (tmp_path / f"{strategy}.jsonl").open()]
+        rows = [json.loads(line) for line in lines_of(tmp_path / f"{strategy}.jsonl")]
         assert [row["status"] for row in rows] == ["kept"] * n
         assert all(row["chosen_score"] > row["rejected_score"] for row in rows)
         assert {row["strategy"] for row in rows} == {strategy}

@@ -36,8 +36,10 @@ from docs.hooks.screen import Screen
 FOLDER = Path(__file__).parents[1] / "terminal"
 WIDTH = 100
 _ROWS = 40
+_LONGEST = 34
+"""Lines of output; of more the first are shown."""
 _LIMIT_S = 600
-_PROMPT = "a large red star at the top left"
+_PROMPT = "a large red star"
 _FORMAT = """<svg class="rich-terminal" role="img" viewBox="0 0 {width} {height}" \
 xmlns="http://www.w3.org/2000/svg">
 <title>ALT</title>
@@ -155,7 +157,7 @@ PICTURES = {
     ),
     "serve": Picture(
         ("serve --judge tiny_judge --port PORT",),
-        "A reward server is started, asked for a score by another command, and stopped.",
+        "A reward server is started, and asked for a score from another terminal.",
         until=r"serving on .*?\n",
         asked=f'score a.png --prompt "{_PROMPT}" --judge reward+http://127.0.0.1:PORT/tiny_judge',
         port="8100",
@@ -183,6 +185,7 @@ PICTURES = {
 _MASKS: tuple[tuple[str, str], ...] = (
     (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?Z?", "2026-12-01 12:00:00"),
     (r"\b\d+(?:\.\d+)? (?:s|ms|seconds)\b", "1.0 s"),
+    (r"(?<=process )\[\d+\]", "[4242]"),
     (r"(?<=/#)[\w-]{16,}", "TOKEN"),
     (r"(?<=/standings#)[\w-]{16,}", "TOKEN"),
 )
@@ -250,7 +253,22 @@ def _lines(command: str, output: str) -> list[str]:
     lines = [line for line in screen.lines() if _BAR not in line or "┃" in line or "┏" in line]
     while lines and not lines[-1].strip():
         lines.pop()
-    return [f"\x1b[0;1;32m$\x1b[0m \x1b[0;1munified-reward {command}\x1b[0m", *lines]
+    if len(lines) > _LONGEST:
+        n, lines = len(lines) - _LONGEST, lines[:_LONGEST]
+        lines.append(f"\x1b[0;2m… {n} more lines\x1b[0m")
+    return [*_typed(command), *lines]
+
+
+def _typed(command: str) -> list[str]:
+    """Lines of a prompt with the command, broken between its arguments."""
+    lines = ["unified-reward"]
+    for part in re.findall(r'(?:--\S+ )?(?:"[^"]*"|\S+)', command):
+        if len(f"$ {lines[-1]} {part} \\") > WIDTH:
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += f" {part}"
+    first, *others = [f"\x1b[0;1m{line}\x1b[0m" for line in lines]
+    return [f"\x1b[0;1;32m$\x1b[0m {first}", *others]
 
 
 def _serve(folder: Path, picture: Picture, command: str) -> list[str]:
@@ -262,7 +280,7 @@ def _serve(folder: Path, picture: Picture, command: str) -> list[str]:
         if not re.search(picture.until, output):
             return False
         if picture.asked:
-            free = re.search(r":(\d+)", output)
+            free = re.search(r"http://[^:/]+:(\d+)", output)
             question = picture.asked.replace("PORT", free[1] if free else "")
             asked = _lines(picture.asked.replace("PORT", port), _output(folder, question))
         started = output
@@ -272,7 +290,8 @@ def _serve(folder: Path, picture: Picture, command: str) -> list[str]:
     asked: list[str] = []
     _output(folder, command.replace("PORT", "0"), stop)
     started = re.sub(r"(?<=127\.0\.0\.1:)\d+|(?<=localhost:)\d+", port, started)
-    return [*_lines(command.replace("PORT", port), started), "^C", *asked]
+    end = ["", "\x1b[0;2m# from another terminal\x1b[0m", *asked] if asked else ["^C"]
+    return [*_lines(command.replace("PORT", port), started), *end]
 
 
 def _output(
@@ -337,6 +356,7 @@ def render(name: str, lines: Sequence[str]) -> str:
     )
     for line in lines:
         console.print(Text.from_ansi(line), soft_wrap=True, crop=False)
+    console.print()  # rich cuts the last line
     description = f"Terminal with unified-reward {name}. {PICTURES[name].alt}"
     return console.export_svg(
         title="",

@@ -1,8 +1,8 @@
 """Pictures of the main commands: `.venv/bin/python -m docs.hooks.terminal [NAME ...]`.
 
 Each command runs in a pseudo-terminal of fixed width, on tiny files in a temporary folder, and its
-last screen becomes ``docs/terminal/NAME.svg``. Times, free ports and tokens are replaced, and bars
-left out, so that unchanged code gives the same file again. Needs no network.
+last screen becomes ``docs/terminal/NAME.svg``. Times, free ports and tokens are replaced or left
+out, so that unchanged code gives the same file again. Needs no network.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ class Picture:
     """Arguments of a command that asks the server; ``PORT`` stands for its port."""
     port: str = ""
     """Port in the picture, in place of the free one that is taken."""
+    width: int = WIDTH
+    """Columns of the terminal."""
 
 
 PICTURES = {
@@ -129,7 +131,7 @@ PICTURES = {
     "dpo": Picture(
         (
             "dpo pairs.jsonl --policy tiny_image --out aligned "
-            "optim.steps=4 optim.batch_size=2 optim.accumulate=1",
+            "optim.steps=8 optim.batch_size=4 optim.accumulate=1 optim.lr=1e-3",
         ),
         "A pipeline is aligned on the pairs by diffusion DPO; the loss before and after.",
         needs=("pairs",),
@@ -144,6 +146,7 @@ PICTURES = {
     "evaluate": Picture(
         ("evaluate before after --prompts prompts.txt --judge tiny_judge --out runs/after",),
         "Two models with means, difference, wins and strengths, each with its 95 % interval.",
+        width=124,
     ),
     "bench": Picture(
         ("bench --on votes --data items/records.jsonl --judge tiny_judge",),
@@ -151,7 +154,7 @@ PICTURES = {
         needs=("data",),
     ),
     "calibrate": Picture(
-        ("calibrate tiny_judge items/records.jsonl calibrated",),
+        ("calibrate tiny_judge items/records.jsonl out",),
         "Figures of a judge before and after its temperatures and tie margin are fitted.",
         needs=("data",),
     ),
@@ -190,7 +193,11 @@ _MASKS: tuple[tuple[str, str], ...] = (
     (r"(?<=/standings#)[\w-]{16,}", "TOKEN"),
 )
 """Parts of the output that differ from run to run, and their replacements."""
-_BAR = "━"
+_AFTER_BAR = re.compile(r"(━.*?)(?:\x1b\[[\d;]*m)?\s*(?:[\d.,]+ ?\w*/s|\d+:\d\d:\d\d|-:--:--).*$")
+"""Progress bar, and the times and rates behind it."""
+
+_PULSE = re.compile(r"━.*/\?")
+"""Bar of unknown length, whose colours move."""
 
 
 def draw_files(folder: Path) -> None:
@@ -235,22 +242,23 @@ class Terminal:
                 self.run(needed)
             lines: list[str] = []
             for command in picture.commands:
-                lines += (
-                    _serve(self._folder, picture, command)
-                    if picture.until
-                    else _lines(command, _output(self._folder, command))
-                )
+                if picture.until:
+                    lines += _serve(self._folder, picture, command)
+                    continue
+                output = _output(self._folder, command, width=picture.width)
+                lines += _lines(command, output, picture.width)
             self._screens[name] = lines
         return self._screens[name]
 
 
-def _lines(command: str, output: str) -> list[str]:
-    """Prompt line and output, without bars and whatever differs from run to run."""
+def _lines(command: str, output: str, width: int = WIDTH) -> list[str]:
+    """Prompt line and output, without what differs from run to run."""
     for pattern, replacement in _MASKS:
         output = re.sub(pattern, replacement, output)
-    screen = Screen(WIDTH)
+    screen = Screen(width)
     screen.write(output)
-    lines = [line for line in screen.lines() if _BAR not in line or "┃" in line or "┏" in line]
+    lines = [_AFTER_BAR.sub("\\1\x1b[0m", line) for line in screen.lines()]
+    lines = [line for line in lines if not _PULSE.search(line)]
     while lines and not lines[-1].strip():
         lines.pop()
     if len(lines) > _LONGEST:
@@ -298,6 +306,7 @@ def _output(
     folder: Path,
     command: str,
     on_output: Callable[[subprocess.Popen[bytes], str], bool] = lambda *_: False,
+    width: int = WIDTH,
 ) -> str:
     """Run a command in a pseudo-terminal and return everything it wrote.
 
@@ -305,9 +314,10 @@ def _output(
         folder: Working directory, whose name is replaced in the output.
         command: Arguments of ``unified-reward``.
         on_output: Called with the process and all output so far, until it returns True.
+        width: Columns.
     """
     outer, inner = pty.openpty()
-    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, WIDTH, 0, 0))
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, width, 0, 0))
     unset = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CI", "PYTHONWARNINGS"}
     environment = {key: value for key, value in os.environ.items() if key not in unset}
     environment |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "HF_HUB_OFFLINE": "1"}
@@ -348,7 +358,7 @@ def render(name: str, lines: Sequence[str]) -> str:
     """Render the lines of a screen as SVG, with the description of the picture as its title."""
     console = Console(
         record=True,
-        width=WIDTH,
+        width=PICTURES[name].width,
         file=io.StringIO(),
         force_terminal=True,
         color_system="truecolor",

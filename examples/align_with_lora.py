@@ -20,9 +20,11 @@ from unified_reward.train.optim import OptimConfig
 
 
 JUDGE, POLICY, N, SIDE = "tiny_judge", "tiny_image", 4, 64
-SHAPES = ("star", "square", "cross")
-PROMPTS = [f"a red {a} and a blue {b}" for a in SHAPES for b in SHAPES if a != b]
-HELD_OUT = [f"a green {shape} and a yellow circle" for shape in SHAPES]
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+PROMPTS = [
+    f"a large {colour} star at the {place}" for colour in ("red", "blue") for place in PLACES
+]
+HELD_OUT = [f"a large green circle at the {place}" for place in PLACES]
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
 
 judge, before = ur.open_judge(JUDGE), policies.load(POLICY)
@@ -37,8 +39,9 @@ for i, prompt in enumerate(PROMPTS):
 pairs = ur.make_pairs(examples, judge, strategy="score")
 (out / "pairs.jsonl").write_text("".join(json.dumps(pair.row(out)) + "\n" for pair in pairs))
 
-optim = OptimConfig(steps=20, batch_size=3, accumulate=1, lr=3e-3, lora_rank=8)
-report = ur.align(out / "pairs.jsonl", POLICY, DiffusionDPO(optim, beta=500), out / "aligned")
+# six steps show that it runs; a policy moves in hundreds
+optim = OptimConfig(steps=6, batch_size=8, accumulate=1, lr=3e-4, lora_rank=8)
+report = ur.align(out / "pairs.jsonl", POLICY, DiffusionDPO(optim), out / "aligned")
 first, last = (report["losses"][i][1] for i in (0, -1))
 print(f"{report['pairs']} pairs, loss {first:.3f} (log 2: as the reference) to {last:.3f}")
 

@@ -111,7 +111,7 @@ PICTURES = {
     ),
     "judge": Picture(
         ("judge items/records.jsonl verdicts.jsonl --judge tiny_judge",),
-        "A file of samples is judged; a count of verdicts by status.",
+        "A file of samples is judged, with a bar that counts them.",
         needs=("data",),
     ),
     "candidates": Picture(

@@ -19,7 +19,7 @@ from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.optim import OptimConfig
 
 
-JUDGE, POLICY, N, SIDE = "tiny_judge", "tiny_image", 4, 64
+JUDGE, POLICY, N, SIDE = "tiny_judge", "tiny_image", 3, 64
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 PROMPTS = [
     f"a large {colour} star at the {place}" for colour in ("red", "blue") for place in PLACES
@@ -39,8 +39,8 @@ for i, prompt in enumerate(PROMPTS):
 pairs = ur.make_pairs(examples, judge, strategy="score")
 (out / "pairs.jsonl").write_text("".join(json.dumps(pair.row(out)) + "\n" for pair in pairs))
 
-# six steps show that it runs; a policy moves in hundreds
-optim = OptimConfig(steps=6, batch_size=8, accumulate=1, lr=3e-4, lora_rank=8)
+# four steps show that it runs; a policy moves in hundreds
+optim = OptimConfig(steps=4, batch_size=8, accumulate=1, lr=3e-4, lora_rank=8)
 report = ur.align(out / "pairs.jsonl", POLICY, DiffusionDPO(optim), out / "aligned")
 first, last = (report["losses"][i][1] for i in (0, -1))
 print(f"{report['pairs']} pairs, loss {first:.3f} (log 2: as the reference) to {last:.3f}")

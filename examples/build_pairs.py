@@ -19,7 +19,6 @@ PROMPTS = (
     "a large red star at the top left",
     "a small blue circle at the bottom right",
     "a green square and a yellow triangle",
-    "a large purple cross in the middle",
 )
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
 

@@ -46,7 +46,7 @@ for name, shape, n in (("votes", "star", 48), ("held_out", "circle", 20)):
 
 votes = sorted(read_votes(out / "votes.jsonl"), key=lambda vote: vote.id)
 records = [join_votes([*group]) for _, group in groupby(votes, key=lambda vote: vote.id)]
-optim = OptimConfig(steps=20, batch_size=8, accumulate=1, lr=1e-3, lora_rank=8)
+optim = OptimConfig(steps=16, batch_size=8, accumulate=1, lr=1e-3, lora_rank=8)
 config = JudgeTraining(optim, base=BASE, family="compact")
 losses = ur.train_judge(config, out / "judge", records)
 print(f"{len(votes)} votes on {len(records)} pairs, loss {losses[0][1]:.2f} to {losses[-1][1]:.2f}")

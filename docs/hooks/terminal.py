@@ -131,7 +131,7 @@ PICTURES = {
     "dpo": Picture(
         (
             "dpo pairs.jsonl --policy tiny_image --out aligned "
-            "optim.steps=8 optim.batch_size=4 optim.accumulate=1 optim.lr=1e-3",
+            "optim.steps=8 optim.batch_size=4 optim.accumulate=1 optim.lr=3e-4",
         ),
         "A pipeline is aligned on the pairs by diffusion DPO; the loss before and after.",
         needs=("pairs",),

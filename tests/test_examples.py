@@ -78,12 +78,12 @@ def test_trl_trains_by_the_rewards_of_the_judge(run, tmp_path):
     variables, lines = run("reward_in_trl")
     steps = [line for line in lines if line.startswith("step ")]
     assert len(steps) == variables["STEPS"]
-    asked = variables["STEPS"] * variables["GENERATIONS"] * len(variables["images"])
-    assert len(variables["judged"]) == asked
+    n_answers = variables["STEPS"] * variables["GENERATIONS"] * len(variables["images"])
+    assert len(variables["judged"]) == n_answers
     rewards = [verdict.score.normalized for _, verdict in variables["judged"]]
     assert min(rewards) < max(rewards)
     logged = [entry["reward"] for entry in variables["trainer"].state.log_history[:1]]
-    first = rewards[: asked // variables["STEPS"]]
+    first = rewards[: n_answers // variables["STEPS"]]
     assert logged == [pytest.approx(sum(first) / len(first), abs=1e-4)]
     assert (tmp_path / "policy" / "model.safetensors").exists()
 

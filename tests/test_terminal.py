@@ -7,21 +7,25 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from docs.hooks.screen import Screen
-from docs.hooks.terminal import PICTURES, WIDTH, make_pictures
+from docs.hooks.terminal import PICTURES, make_pictures
 from unified_reward.cli import COMMANDS
 
 
 FOLDER = Path(__file__).parents[1] / "docs" / "terminal"
 SVG = "{http://www.w3.org/2000/svg}"
+CHARACTER = 20 * 0.61
+"""Width of a character, as rich has it: its height times the proportions of the font."""
 FILES = sorted(FOLDER.glob("*.svg"))
 
 
 def visible(path):
-    """Text of a picture, line by line."""
+    """Text of a picture, line by line; parts stand at the column of their ``x``."""
     lines = {}
     for text in ET.parse(path).iter(f"{SVG}text"):  # noqa: S314  a file of this repository
-        lines.setdefault(text.get("y"), []).append(text.text)
-    return ["".join(parts).replace("\xa0", " ") for parts in lines.values()]
+        column = round(float(text.get("x")) / CHARACTER)
+        line = lines.get(text.get("y"), "").ljust(column)
+        lines[text.get("y")] = line + text.text.rstrip("\n").replace("\xa0", " ")
+    return list(lines.values())
 
 
 def test_a_screen_shows_what_was_written_last():
@@ -59,7 +63,7 @@ def test_a_picture_of_the_docs_is_of_a_command_and_loads_nothing(path):
     assert PICTURES[path.stem].alt in title.text
     lines = visible(path)
     assert lines[0].startswith(f"$ unified-reward {path.stem}")
-    assert max(map(len, lines)) <= WIDTH
+    assert max(map(len, lines)) <= PICTURES[path.stem].width
     assert not [line for line in lines if "it/s" in line or "Warning" in line or "tmp/" in line]
 
 

@@ -81,7 +81,7 @@ class Picture:
     """Pictures whose commands run before, as these read their files."""
     until: str = ""
     """Pattern of the output at which a server is ready; empty for a command that ends by itself."""
-    asked: str = ""
+    question: str = ""
     """Arguments of a command that asks the server; ``PORT`` stands for its port."""
     port: str = ""
     """Port in the picture, in place of the free one that is taken."""
@@ -162,7 +162,7 @@ PICTURES = {
         ("serve --judge tiny_judge --port PORT",),
         "A reward server is started, and asked for a score from another terminal.",
         until=r"serving on .*?\n",
-        asked=f'score a.png --prompt "{_PROMPT}" --judge reward+http://127.0.0.1:PORT/tiny_judge',
+        question=f'score a.png --prompt "{_PROMPT}" --judge reward+http://127.0.0.1:PORT/tiny_judge',
         port="8100",
     ),
     "arena": Picture(
@@ -284,21 +284,21 @@ def _serve(folder: Path, picture: Picture, command: str) -> list[str]:
     started, port = "", picture.port
 
     def stop(process: subprocess.Popen[bytes], output: str) -> bool:
-        nonlocal started, asked
+        nonlocal started, answer
         if not re.search(picture.until, output):
             return False
-        if picture.asked:
+        if picture.question:
             free = re.search(r"http://[^:/]+:(\d+)", output)
-            question = picture.asked.replace("PORT", free[1] if free else "")
-            asked = _lines(picture.asked.replace("PORT", port), _output(folder, question))
+            free_question = picture.question.replace("PORT", free[1] if free else "")
+            answer = _lines(picture.question.replace("PORT", port), _output(folder, free_question))
         started = output
         process.send_signal(signal.SIGINT)
         return True
 
-    asked: list[str] = []
+    answer: list[str] = []
     _output(folder, command.replace("PORT", "0"), stop)
     started = re.sub(r"(?<=127\.0\.0\.1:)\d+|(?<=localhost:)\d+", port, started)
-    end = ["", "\x1b[0;2m# from another terminal\x1b[0m", *asked] if asked else ["^C"]
+    end = ["", "\x1b[0;2m# from another terminal\x1b[0m", *answer] if answer else ["^C"]
     return [*_lines(command.replace("PORT", port), started), *end]
 
 

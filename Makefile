@@ -1,7 +1,7 @@
 # Each target sets itself up: it makes .venv and installs what is missing.
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := packages tests benchmarks docs/hooks
+CODE := packages tests benchmarks examples docs/hooks
 export OMP_NUM_THREADS ?= 1
 # Compiled modules, and tests with their rewritten assertions, are kept for the next process.
 export PYTHONDONTWRITEBYTECODE =

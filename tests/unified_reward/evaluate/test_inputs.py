@@ -59,6 +59,13 @@ def test_folders_are_matched_to_a_file_of_prompts(tmp_path, prompts):
     assert found.missing == ()
 
 
+def test_paths_and_texts_name_the_same_models_and_prompts(tmp_path, prompts):
+    pictures(tmp_path / "a", "0.png", "1.png", "2.png")
+    by_paths = read_models([tmp_path / "a"], prompts)
+    assert read_models([f"{tmp_path}/a"], str(prompts)) == by_paths
+    assert by_paths.models == ["a"]
+
+
 def test_a_missing_file_of_a_model_is_listed_and_moves_nothing(tmp_path, prompts):
     pictures(tmp_path / "a", "0.png", "1.png", "2.png")
     pictures(tmp_path / "b", "1.png", "2.png", first=10)

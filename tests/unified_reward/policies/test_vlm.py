@@ -54,6 +54,12 @@ def test_every_token_gets_noise_of_its_own():
     assert not torch.equal(noisy(flat, flat), noisy(flat, flat))
 
 
+def test_a_registered_policy_is_loaded_by_its_name():
+    policy = load("tiny_base", {"max_new_tokens": 4}, device="cpu")
+    assert isinstance(policy, VLMPolicy)
+    assert policy.options.max_new_tokens == 4
+
+
 def test_an_answer_depends_on_its_seed_and_not_on_its_neighbours(policy, context):
     named = seeds("p", 4, 0)
     together = policy.sample(QUESTION, context, named)

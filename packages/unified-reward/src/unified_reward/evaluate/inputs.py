@@ -47,8 +47,8 @@ class _Source:
 
 
 def read_models(
-    inputs: Sequence[str],
-    prompts: Path | None = None,
+    inputs: Sequence[str | Path],
+    prompts: str | Path | None = None,
     *,
     policies: Sequence[str] = (),
     sampling: PolicySampling | None = None,
@@ -75,7 +75,7 @@ def read_models(
         DataError: Rows cannot be read, nothing of a model matches, or models differ in the prompt
             of an id or in the kind of their outputs.
     """
-    sources = [source for text in inputs for source in _sources(text)]
+    sources = [source for given in inputs for source in _sources(str(given))]
     sources += [_policy(*split_name(text)) for text in policies]
     if not sources:
         raise ConfigError("no model is given: a folder of files, rows of candidates, or a policy")
@@ -83,7 +83,7 @@ def read_models(
         _check_out(sampling.out, sources, samples=bool(policies))
     names = distinct_names([(source.name, source.parts) for source in sources])
     contents = {name: source.content for name, source in zip(names, sources, strict=True)}
-    known = read_prompts(prompts) if prompts else _own_prompts(contents)
+    known = read_prompts(Path(prompts)) if prompts else _own_prompts(contents)
     if not known.prompts:
         raise ConfigError(
             f"{next(iter(names))} has no prompts of its own; give them with --prompts FILE"

@@ -91,7 +91,7 @@ class _Effect(NamedTuple):
         return _share(x) if self.is_rate else f"{x:+.{decimals}f}"
 
 
-def write_page(report: Report, outputs: ModelOutputs, path: Path) -> None:
+def write_page(report: Report, outputs: ModelOutputs, path: str | Path) -> None:
     """Write an evaluation as one HTML file.
 
     Args:
@@ -102,7 +102,7 @@ def write_page(report: Report, outputs: ModelOutputs, path: Path) -> None:
     Raises:
         DataError: The file cannot be written.
     """
-    build_page(report, outputs).write(path)
+    build_page(report, outputs).write(Path(path))
 
 
 def build_page(report: Report, outputs: ModelOutputs) -> Page:

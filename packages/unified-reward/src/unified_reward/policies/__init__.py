@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.extensions import extra
+from unified_reward.core.extensions import checkpoint_path, extra
 from unified_reward.core.paths import is_file, is_folder
 from unified_reward.io.atomic import write_json
 from unified_reward.io.text import read_json
@@ -120,7 +120,7 @@ def load(
     """Load a vision-language model, or a diffusers pipeline where there is a ``model_index.json``.
 
     Args:
-        source: A folder, or a hub id (which reaches the network).
+        source: A folder, the name of a registered policy, or a hub id (which reaches the network).
         options: Fields of `Sampling` for a vision-language model, of `Denoising` for a pipeline,
             by name; a missing one, or None, is taken from ``sampling.json`` in the folder, else
             from the dataclass.
@@ -135,6 +135,7 @@ def load(
         ModelError: The policy cannot be loaded, or is neither text-to-image nor text-to-video, and
             edits no images.
     """
+    source = checkpoint_path(source)
     if is_pipeline(source):
         with extra("diffusion"):
             from unified_reward.policies.diffusion import DiffusionPolicy, load_pipeline

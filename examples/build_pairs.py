@@ -1,0 +1,48 @@
+"""Build preference pairs: sample candidates, let a judge find pairs in two ways, export them.
+
+8B judge: JUDGE = "CodeGoat24/UnifiedReward-2.0-qwen3vl-8b", its wording imported (README).
+Real generator: POLICY = "stabilityai/sdxl-turbo", or any diffusers pipeline; your own PROMPTS.
+"""
+
+import json
+import sys
+from pathlib import Path
+from tempfile import mkdtemp
+
+import unified_reward as ur
+from unified_reward import media, policies
+from unified_reward.core.samples import Example
+
+
+JUDGE, POLICY, N = "tiny_judge", "tiny_image", 8
+PROMPTS = (
+    "a large red star at the top left",
+    "a small blue circle at the bottom right",
+    "a green square and a yellow triangle",
+)
+out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
+
+policy = policies.load(POLICY)
+examples = []
+for prompt in PROMPTS:
+    made = policy.sample(prompt, (), policies.seeds(prompt, N, seed=0))
+    images = [ur.Image(out / f"{len(examples)}-{k}.png") for k in range(N)]
+    for image, pixels in zip(images, made, strict=True):
+        image.source.write_bytes(media.encode_png(media.open_image(pixels)))
+    examples.append(Example(ur.Task.IMAGE_GENERATION, prompt, tuple(images), id=prompt))
+
+judge = ur.open_judge(JUDGE)
+for strategy in ("rank+sift", "adaptive"):
+    results = ur.make_pairs(examples, judge, strategy=strategy)
+    pairs = out / f"{strategy}.jsonl"
+    pairs.write_text("".join(json.dumps(result.row(out)) + "\n" for result in results))
+    calls = sum(result.judge_calls for result in results)
+    kept = [result for result in results if result.status == "kept"]
+    print(f"{strategy}: {len(kept)} pairs of {len(results)} prompts, {calls} calls of the judge")
+    for result in results:
+        chosen, rejected = (result.scores.get(side) for side in (result.chosen, result.rejected))
+        values = f"{chosen:.2f} above {rejected:.2f}" if result.pair else result.reason
+        print(f"  {result.example.prompt}: {values}")
+    counts = ur.export_pairs(pairs, out / f"{strategy}.parquet", "diffusers")
+    print(f"  exported to {strategy}.parquet: {dict(counts)}")
+print(f"written: {out}")

@@ -1,0 +1,187 @@
+"""The scripts of ``examples/`` run, and what each shows is so."""
+
+import ast
+import csv
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.test_vocabulary import problems
+
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """Run an example in an empty folder; its variables, and the lines that it prints."""
+
+    def run_example(name):
+        monkeypatch.setattr(sys, "argv", [name, str(tmp_path)])
+        variables = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        return variables, capfd.readouterr().out.splitlines()
+
+    return run_example
+
+
+def lines_of(path):
+    return path.read_text("utf-8").splitlines()
+
+
+@pytest.mark.slow
+def test_a_folder_is_scored_best_first_and_a_broken_file_has_no_score(run, tmp_path):
+    run("score_a_folder")
+    with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
+        rows = [*csv.DictReader(file)]
+    *scored, broken = rows
+    values = [float(row["score"]) for row in scored]
+    assert scored[0]["file"] == "right.png"
+    assert scored[-1]["file"] == "other_everything.png"
+    assert values == sorted(values, reverse=True)
+    assert (broken["file"], broken["score"]) == ("broken.png", "")
+    assert "not an image" in broken["reason"]
+
+
+@pytest.mark.slow
+def test_the_better_model_is_ahead_by_more_than_its_interval(run, tmp_path):
+    variables, lines = run("which_model_is_better")
+    low, high = variables["paired"]["ci95"]
+    assert 0 < low < variables["paired"]["difference"] < high
+    assert variables["paired"]["n"] == variables["PROMPTS"]
+    assert "better" in lines
+    assert "after" in (tmp_path / "evaluation" / "page.html").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_a_judge_learns_a_preference_from_votes(run):
+    variables, lines = run("train_a_judge_on_votes")
+    assert (len(variables["votes"]), len(variables["records"])) == (144, 48)
+    before, after = (
+        tuple(map(int, re.findall(r"(\d+)%", line)))
+        for line in lines
+        if line.startswith(("before", "after"))
+    )
+    assert before[0] < 50
+    assert after[1] > 50  # the interval is above chance
+    assert after[1] <= after[0] <= after[2]
+
+
+@pytest.mark.slow
+def test_trl_trains_by_the_rewards_of_the_judge(run, tmp_path):
+    variables, lines = run("reward_in_trl")
+    steps = [line for line in lines if line.startswith("step ")]
+    assert len(steps) == variables["STEPS"]
+    n_answers = variables["STEPS"] * variables["GENERATIONS"] * len(variables["images"])
+    assert len(variables["judged"]) == n_answers
+    rewards = [verdict.score.normalized for _, verdict in variables["judged"]]
+    assert min(rewards) < max(rewards)
+    logged = [entry["reward"] for entry in variables["trainer"].state.log_history[:1]]
+    first = rewards[: n_answers // variables["STEPS"]]
+    assert logged == [pytest.approx(sum(first) / len(first), abs=1e-4)]
+    assert (tmp_path / "policy" / "model.safetensors").exists()
+
+
+def test_a_reward_of_an_answer_without_a_score_is_none():
+    """The reward function by itself, with a judge that is silent: None, and no number."""
+    import unified_reward as ur
+
+    tree = ast.parse((EXAMPLES / "reward_in_trl.py").read_text("utf-8"))
+    (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    variables = {
+        "ur": ur,
+        "judge": ur.open_judge("scripted:silent"),
+        "judged": [],
+        "QUESTION": "what is it?",
+    }
+    exec(compile(ast.Module([function], []), "reward", "exec"), variables)  # noqa: S102
+    image = Image.new("RGB", (8, 8))
+    answer = [{"role": "assistant", "content": "a star"}]
+    assert variables["reward"]([answer], [image]) == [None]
+
+
+@pytest.mark.slow
+def test_both_strategies_make_a_pair_of_every_prompt(run, tmp_path):
+    variables, _ = run("build_pairs")
+    n = len(variables["PROMPTS"])
+    for strategy in ("rank+sift", "adaptive"):
+        rows = [json.loads(line) for line in lines_of(tmp_path / f"{strategy}.jsonl")]
+        assert [row["status"] for row in rows] == ["kept"] * n
+        assert all(row["chosen_score"] > row["rejected_score"] for row in rows)
+        assert {row["strategy"] for row in rows} == {strategy}
+        assert (tmp_path / f"{strategy}.parquet").stat().st_size > 0
+    assert variables["counts"]["written"] == n
+
+
+@pytest.mark.slow
+def test_alignment_moves_the_policy_away_from_the_reference(run, tmp_path):
+    variables, _ = run("align_with_lora")
+    losses = [loss for _, loss in variables["report"]["losses"]]
+    assert losses[0] == pytest.approx(0.6931, abs=1e-3)
+    assert losses[-1] != losses[0]
+    assert variables["report"]["pairs"] == len(variables["PROMPTS"])
+    sheet = Image.open(tmp_path / "before_and_after.png")
+    top, bottom = (
+        sheet.crop((0, y, sheet.width, y + sheet.height // 2)) for y in (0, sheet.height // 2)
+    )
+    assert top.tobytes() != bottom.tobytes()
+    assert [*(tmp_path / "aligned" / "adapter").glob("*.safetensors")]
+
+
+@pytest.mark.slow
+def test_controls_show_flips_with_the_order_and_unreadable_answers(run):
+    variables, lines = run("evaluate_a_judge")
+    reports = variables["reports"]
+    for name, report in reports.items():
+        accuracy = report["metrics"]["pair_accuracy"]
+        low, high = accuracy["ci95"]
+        assert low <= accuracy["value"] <= high, name
+    assert reports["scripted:first"]["metrics"]["consistency"]["value"] == 0
+    silent = reports["scripted:silent"]
+    assert silent["n_unparsed"] == silent["n"] > 0
+    assert reports["tiny_judge"]["n_unparsed"] == 0
+    assert any("100% of" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_a_failing_reward_is_none_with_its_reason(run):
+    _, lines = run("serve_and_ask")
+    alone, both = lines[1:4], lines[5:8]
+    assert [line.split()[1] for line in alone] == ["+1.00", "-1.00", "None"]
+    assert "broken.png" in alone[2]
+    assert "star: " in alone[2]
+    assert [line.split()[1] for line in both] == ["None"] * 3
+    assert all("silent: " in line for line in both)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_an_example_is_short_and_says_what_to_change_for_an_8b_judge(path):
+    text = path.read_text("utf-8")
+    assert 20 <= len(text.splitlines()) <= 60
+    _, empty, judge, real = (ast.get_docstring(ast.parse(text)) or "").splitlines()
+    assert not empty
+    assert re.match(r"8B judge: \S", judge)
+    assert re.match(r"Real \w+: \S", real)
+    assert problems(text) == []
+
+
+def test_the_readme_lists_every_example_with_its_command():
+    text = (EXAMPLES / "README.md").read_text("utf-8")
+    listed = re.findall(r"^\| \[(\w+\.py)\]\(\1\) \| .+ \| `python examples/\1` \|$", text, re.M)
+    assert sorted(listed) == [path.name for path in SCRIPTS]
+    assert len(listed) == 8
+
+
+def test_examples_use_public_names():
+    """They import what the documentation names; a name with an underscore is private."""
+    for path in SCRIPTS:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("unified_"):
+                names = [*(node.module or "").split("."), *(each.name for each in node.names)]
+                assert not [name for name in names if name.startswith("_")], path.name

@@ -35,7 +35,6 @@ def lines_of(path):
     return path.read_text("utf-8").splitlines()
 
 
-@pytest.mark.slow
 def test_a_folder_is_scored_best_first_and_a_broken_file_has_no_score(run, tmp_path):
     run("score_a_folder")
     with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
@@ -49,7 +48,6 @@ def test_a_folder_is_scored_best_first_and_a_broken_file_has_no_score(run, tmp_p
     assert "not an image" in broken["reason"]
 
 
-@pytest.mark.slow
 def test_the_better_model_is_ahead_by_more_than_its_interval(run, tmp_path):
     variables, lines = run("which_model_is_better")
     low, high = variables["paired"]["ci95"]
@@ -59,7 +57,6 @@ def test_the_better_model_is_ahead_by_more_than_its_interval(run, tmp_path):
     assert "after" in (tmp_path / "evaluation" / "page.html").read_text("utf-8")
 
 
-@pytest.mark.slow
 def test_a_judge_learns_a_preference_from_votes(run):
     variables, lines = run("train_a_judge_on_votes")
     assert (len(variables["votes"]), len(variables["records"])) == (144, 48)
@@ -73,7 +70,6 @@ def test_a_judge_learns_a_preference_from_votes(run):
     assert after[1] <= after[0] <= after[2]
 
 
-@pytest.mark.slow
 def test_trl_trains_by_the_rewards_of_the_judge(run, tmp_path):
     variables, lines = run("reward_in_trl")
     steps = [line for line in lines if line.startswith("step ")]
@@ -106,7 +102,6 @@ def test_a_reward_of_an_answer_without_a_score_is_none():
     assert variables["reward"]([answer], [image]) == [None]
 
 
-@pytest.mark.slow
 def test_both_strategies_make_a_pair_of_every_prompt(run, tmp_path):
     variables, _ = run("build_pairs")
     n = len(variables["PROMPTS"])
@@ -119,7 +114,6 @@ def test_both_strategies_make_a_pair_of_every_prompt(run, tmp_path):
     assert variables["counts"]["written"] == n
 
 
-@pytest.mark.slow
 def test_alignment_moves_the_policy_away_from_the_reference(run, tmp_path):
     variables, _ = run("align_with_lora")
     losses = [loss for _, loss in variables["report"]["losses"]]
@@ -134,7 +128,6 @@ def test_alignment_moves_the_policy_away_from_the_reference(run, tmp_path):
     assert [*(tmp_path / "aligned" / "adapter").glob("*.safetensors")]
 
 
-@pytest.mark.slow
 def test_controls_show_flips_with_the_order_and_unreadable_answers(run):
     variables, lines = run("evaluate_a_judge")
     reports = variables["reports"]
@@ -149,7 +142,6 @@ def test_controls_show_flips_with_the_order_and_unreadable_answers(run):
     assert any("100% of" in line for line in lines)
 
 
-@pytest.mark.slow
 def test_a_failing_reward_is_none_with_its_reason(run):
     _, lines = run("serve_and_ask")
     alone, both = lines[1:4], lines[5:8]

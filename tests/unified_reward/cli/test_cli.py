@@ -25,6 +25,23 @@ def test_score_gives_a_row_a_file_in_the_order_and_by_the_name_given(cli, files)
         assert (row["scale"], row["judge"], row["family"]) == ([1, 5], "scripted:tie", "native")
 
 
+def test_a_folder_stands_for_the_media_in_it_in_natural_order(cli, files):
+    (files / "shots" / "more").mkdir(parents=True)
+    for name, shot in (("a.png", "10.png"), ("b.png", "9.png"), ("c.png", "more/1.png")):
+        (files / name).rename(files / "shots" / shot)
+    (files / "shots" / "prompts.txt").write_text("p")
+    asked = ("--prompt", "p", "--judge", "scripted:tie", "--json")
+    code, out, _ = cli("score", "shots", *asked)
+    assert (code, [row["id"] for row in rows(out)]) == (
+        0,
+        ["shots/9.png", "shots/10.png", "shots/more/1.png"],
+    )
+    (files / "empty").mkdir()
+    code, _, error = cli("score", "empty", *asked)
+    assert code == 2
+    assert "empty is a folder without images or videos" in error
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_the_tiny_judge_is_opened_by_its_name_and_loads_without_a_word():

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from unified_reward import media
 from unified_reward.core.errors import ConfigError, MediaError
+from unified_reward.core.paths import is_folder
 from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
+from unified_reward.evaluate.matching import media_files
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def read_inputs(
 
     Args:
         prompt: The caption or the question.
-        files: Generated images or videos.
+        files: Generated images or videos; a folder stands for those in it.
         answers: Answers to the question.
         image: The image that it is about.
         video: The video that it is about.
@@ -51,8 +53,9 @@ def read_inputs(
 
     Raises:
         ConfigError: Both or neither are given, images and videos are mixed, or videos have a
-            source, or a text is not UTF-8.
+            source, a folder is empty, or a text is not UTF-8.
     """
+    files = [name for file in files for name in _files(file)]
     for given in (prompt, *answers):
         _check_text(given)
     kinds = _kinds(files)
@@ -78,6 +81,15 @@ def read_inputs(
     if source is not None:
         return Inputs(Task.IMAGE_EDITING, prompt, tuple(files), images, (Image(Path(source)),))
     return Inputs(Task.IMAGE_GENERATION, prompt, tuple(files), images)
+
+
+def _files(file: str) -> list[str]:
+    if not is_folder(file):
+        return [file]
+    names = [str(Path(file) / name) for name in media_files(Path(file))]
+    if not names:
+        raise ConfigError(f"{file} is a folder without images or videos")
+    return names
 
 
 def _check_text(given: str) -> None:

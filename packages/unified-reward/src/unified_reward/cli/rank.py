@@ -21,7 +21,9 @@ class By(StrEnum):
 @options.opens_judge
 def rank(
     prompt: options.PromptOption,
-    files: Annotated[list[str] | None, typer.Argument(help="Generated images or videos.")] = None,
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Generated images or videos, or a folder of them.")
+    ] = None,
     *,
     image: options.ImageOption = None,
     video: options.VideoOption = None,

@@ -13,7 +13,9 @@ from unified_reward.cli.inputs import read_inputs
 @options.opens_judge
 def score(
     prompt: options.PromptOption,
-    files: Annotated[list[str] | None, typer.Argument(help="Generated images or videos.")] = None,
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Generated images or videos, or a folder of them.")
+    ] = None,
     *,
     image: options.ImageOption = None,
     video: options.VideoOption = None,

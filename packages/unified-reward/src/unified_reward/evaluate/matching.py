@@ -53,13 +53,18 @@ class MediaFolder:
         return int(match[1]) if match else None
 
 
-def media_folder(path: Path, n: int) -> MediaFolder:
-    """List the files of a folder for ``n`` prompts.
+def media_files(path: Path) -> list[PurePosixPath]:
+    """List the files of a folder that may be media, in natural order; none is opened.
 
     Hidden files, texts and tables are left out, and so is the ``grid.png`` that GenEval's scripts
     put beside ``samples/``.
     """
-    files = tuple(sorted(_walk(path), key=_natural))
+    return sorted(_walk(path), key=_natural)
+
+
+def media_folder(path: Path, n: int) -> MediaFolder:
+    """List the files of a folder for ``n`` prompts, see `media_files`."""
+    files = tuple(media_files(path))
     return MediaFolder(path, files, frozenset(_copies(files, n)))
 
 

@@ -98,6 +98,15 @@ def test_sdxl_turbo_recipe_has_the_published_number_of_parameters():
 
 
 @pytest.mark.slow
+def test_flux_recipe_freezes_twelve_billion_weights_in_bfloat16():
+    """Adapters of rank 64 and a pass of 16 pairs on each card."""
+    result = dry_run(load("dpo_flux"))
+    assert (result.parameters, result.trained) == (11_901_408_320, 104_595_456)
+    assert (result.dtype, result.per_step["pairs"]) == ("bfloat16", 16)
+    assert result.memory_gib["total"] == pytest.approx(33.1, abs=0.05), "as the recipe says"
+
+
+@pytest.mark.slow
 def test_wan_recipe_has_the_published_number_of_parameters():
     """33 frames are 9 latents of 60 x 104, of which 2 x 2 make a token: 9 x 30 x 52."""
     result = dry_run(load("dpo_wan_1_3b"))

@@ -21,6 +21,7 @@ from unified_reward.core.errors import UnifiedRewardError
 _QUIET = {
     "DIFFUSERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
     "TQDM_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
@@ -28,6 +29,10 @@ _QUIET = {
 
 
 COMMANDS = {
+    "doctor": (
+        "unified_reward.cli.doctor:doctor",
+        "Say what this machine can do: versions, devices, weights, what fits, and self-tests.",
+    ),
     "score": (
         "unified_reward.cli.score:score",
         "Score images or videos for a prompt, or answers about an image or video.",

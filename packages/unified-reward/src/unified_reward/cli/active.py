@@ -84,6 +84,7 @@ def active(
     else:
         doubts = f"doubts {ranked[0].doubt:.3f} to {ranked[-1].doubt:.3f}"
         typer.echo(f"{len(ranked)} of {len(pairs)} pairs by {kind}, {doubts}: {out}")
+        output.say_next("arena", out, "--out", "VOTES.jsonl")
     output.exit_if([missing])
 
 

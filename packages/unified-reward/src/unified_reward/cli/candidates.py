@@ -11,7 +11,7 @@ import typer
 
 from unified_reward import policies
 from unified_reward.cli import options, output
-from unified_reward.cli.progress import bar
+from unified_reward.cli.progress import bar, waiting
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.io.atomic import keep_inputs
 from unified_reward.io.journal import open_journal
@@ -29,7 +29,7 @@ def candidates(
         Path, typer.Argument(metavar="OUT_DIR", help="Folder for candidates.jsonl and media/.")
     ],
     *,
-    policy: Annotated[str, typer.Option(help="A VLM or a diffusers pipeline: folder or hub id.")],
+    policy: options.PolicyOption,
     n: Annotated[int, typer.Option("--n", min=1, help="Candidates per prompt.")] = 10,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     temperature: Annotated[
@@ -58,9 +58,10 @@ def candidates(
     given = {"temperature": temperature, "max_new_tokens": max_new_tokens, "steps": steps}
     given |= {"guidance": guidance, "height": height, "width": width, "frames": frames, "fps": fps}
     # Loaded before anything is written, so that a wrong policy leaves no file behind.
-    loaded = policies.load(
-        checkpoint_path(policy), given, device=device, dtype=dtype, batch_size=batch_size
-    )
+    with waiting(f"loading {policy}"):
+        loaded = policies.load(
+            checkpoint_path(policy), given, device=device, dtype=dtype, batch_size=batch_size
+        )
     loaded.name = policy
     with open_journal(out / "candidates.jsonl") as journal:
         made = make_candidates(
@@ -80,5 +81,8 @@ def candidates(
     statuses = Counter(journal.done[name] for name in ids)
     if not as_json:
         output.print_counts(statuses)
+        output.say_next(
+            *("pairs", out / "candidates.jsonl", out / "pairs.jsonl", "--judge", "JUDGE")
+        )
     output.hint_at_failed(statuses["failed"])
     output.exit_if([statuses["failed"]])

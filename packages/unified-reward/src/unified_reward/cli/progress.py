@@ -11,24 +11,33 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    Task,
+    SpinnerColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
+
+from unified_reward.core.rate import RateColumn
 
 
-class _Rate(TextColumn):
-    """Items of this run for each second, or seconds for each item."""
+@contextmanager
+def waiting(title: str) -> Iterator[None]:
+    """Show a title and the seconds since while the block runs, such as for weights to be loaded.
 
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        if not speed:
-            return Text("")
-        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+    Nothing of it stays, and nothing is written where standard error is no terminal.
+    """
+    console = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+        disable=not console.is_terminal,
+    ) as progress:
+        progress.add_task(title, total=None)
+        yield
 
 
 @contextmanager
@@ -42,7 +51,7 @@ def bar(title: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[i
         total: Number of items; None if unknown.
         done: Items done by an earlier run.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn())
     console = Console(stderr=True)
     # rich would print results to standard error if it redirected a standard output that is a file.
     with Progress(

@@ -19,6 +19,8 @@ DELAY_S = 2.0
 def progress_bar(title: str, total: int) -> Generator[Callable[[int], None]]:
     """Show progress on standard error once the block has taken longer than `DELAY_S`.
 
+    Nothing is shown where standard error is no terminal.
+
     Args:
         title: Text before the bar.
         total: Items in all.
@@ -49,7 +51,13 @@ def _started(title: str, total: int) -> Progress:
     from rich.console import Console
     from rich.progress import Progress
 
-    bar = Progress(console=Console(stderr=True), redirect_stdout=False)
+    from unified_reward.core.rate import RateColumn
+
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), RateColumn())
+    bar = Progress(
+        *columns, console=console, redirect_stdout=False, disable=not console.is_terminal
+    )
     bar.add_task(title, total=total)
     bar.start()
     return bar

@@ -12,6 +12,7 @@ import typer
 from unified_reward import policies
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar, waiting
+from unified_reward.core.errors import DataError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.io.atomic import keep_inputs
 from unified_reward.io.journal import open_journal
@@ -55,6 +56,8 @@ def candidates(
     """Generate candidates for every prompt with a policy; resumes a stopped run."""
     keep_inputs(out / "candidates.jsonl", source)
     ids = [row.id for row in read_examples(source)]
+    if not ids:
+        raise DataError(f"{source} has no rows")
     given = {"temperature": temperature, "max_new_tokens": max_new_tokens, "steps": steps}
     given |= {"guidance": guidance, "height": height, "width": width, "frames": frames, "fps": fps}
     # Loaded before anything is written, so that a wrong policy leaves no file behind.

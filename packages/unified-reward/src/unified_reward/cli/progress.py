@@ -51,7 +51,8 @@ def bar(title: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[i
         total: Number of items; None if unknown.
         done: Items done by an earlier run.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn())
+    text = TextColumn("{task.description}", markup=False)  # a file's name may have brackets
+    columns = (text, BarColumn(), MofNCompleteColumn(), RateColumn())
     console = Console(stderr=True)
     # rich would print results to standard error if it redirected a standard output that is a file.
     with Progress(

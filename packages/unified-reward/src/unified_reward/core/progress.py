@@ -49,14 +49,23 @@ def progress_bar(title: str, total: int) -> Generator[Callable[[int], None]]:
 
 def _started(title: str, total: int) -> Progress:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     from unified_reward.core.rate import RateColumn
 
     console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), RateColumn())
+    text = TextColumn("{task.description}", markup=False)
     bar = Progress(
-        *columns, console=console, redirect_stdout=False, disable=not console.is_terminal
+        *(text, BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn()),
+        console=console,
+        redirect_stdout=False,
+        disable=not (console.is_terminal or console.is_jupyter),
     )
     bar.add_task(title, total=total)
     bar.start()

@@ -77,11 +77,13 @@ def memory(root: Path = ROOT) -> Memory:
 def disk(use: str, folder: Path) -> Disk:
     """Space for a folder; of the nearest folder above it that exists."""
     above = next((part for part in (folder, *folder.parents) if part.is_dir()), None)
+    if above is None:
+        return Disk(use, str(folder), None, None)
     try:
-        space = shutil.disk_usage(above) if above else None
+        space = shutil.disk_usage(above)
     except OSError:
-        space = None
-    return Disk(use, str(folder), space and space.free, space and space.total)
+        return Disk(use, str(folder), None, None)
+    return Disk(use, str(folder), space.free, space.total)
 
 
 def _name(root: Path) -> str:

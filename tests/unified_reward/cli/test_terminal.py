@@ -154,4 +154,4 @@ def test_python_loads_without_a_word_and_keeps_its_own_warnings():
         [sys.executable, "-c", PYTHON], check=True, capture_output=True, text=True, env=env
     )
     assert done.stdout == ""
-    assert done.stderr.splitlines() == ["<string>:12: FutureWarning: of the user"]
+    assert done.stderr.splitlines() == ["<string>:13: FutureWarning: of the user"]

@@ -47,12 +47,12 @@ def llava_qwen(
     as_json: options.JsonOption = False,
 ) -> None:
     """Convert LLaVA-Critic, or a UnifiedReward of LLaVA, to LLaVA-OneVision of transformers."""
-    with extra("local"):
-        from unified_reward.checkpoints.llava_qwen import plan, write
-
     known = sorted({*FAMILIES, *official.FAMILIES})
     if family is not None and family not in known:
         raise ConfigError(f"no family {family!r}; there are {', '.join(known)}")
+    with extra("local"):
+        from unified_reward.checkpoints.llava_qwen import plan, write
+
     planned = plan(folder)
     if not dry_run:
         with locked(out), bar("converting", len(planned.names)) as advance:

@@ -24,16 +24,19 @@ from unified_reward.judges.bulk import JudgeWork
 from unified_reward.judges.registry import applicable
 
 
+_InputsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...",
+        help="Models, as evaluate takes them, its output folder, or files of pairs or of records "
+        "with two candidates.",
+    ),
+]
+
+
 @options.opens_judge
 def active(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...",
-            help="Models, as evaluate takes them, its output folder, or files of pairs or of "
-            "records with two candidates.",
-        ),
-    ],
+    inputs: _InputsArgument,
     *,
     judges: dict[str, options.JudgeArguments],
     out: Annotated[

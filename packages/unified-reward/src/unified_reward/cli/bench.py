@@ -20,16 +20,19 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
 
 
+_NameOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help=f"One of {', '.join(benchmark_names())}.",
+        autocompletion=completions.benchmarks,
+    ),
+]
+
+
 @options.opens_judge
 def bench(
-    on: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help=f"One of {', '.join(benchmark_names())}.",
-            autocompletion=completions.benchmarks,
-        ),
-    ],
+    on: _NameOption,
     *,
     data: Annotated[
         str, typer.Option(help="Folder of its official files, or a hub id to download.")

@@ -33,34 +33,38 @@ _FEW = 50
 """Labels below which a fit is doubtful."""
 
 
+_JudgeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="JUDGE",
+        help="Folder of a judge, or an installed one's name.",
+        autocompletion=completions.judges,
+    ),
+]
+_SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="records, votes, or the name of a published source; default records, or votes where "
+        "the file is one of an arena.",
+        autocompletion=completions.sources,
+    ),
+]
+_FamilyOption = Annotated[
+    str | None,
+    typer.Option(help="Prompt family; default the judge's.", autocompletion=completions.families),
+]
+
+
 def calibrate(
-    judge: Annotated[
-        str,
-        typer.Argument(
-            metavar="JUDGE",
-            help="Folder of a judge, or an installed one's name.",
-            autocompletion=completions.judges,
-        ),
-    ],
+    judge: _JudgeArgument,
     data: Annotated[
         Path,
         typer.Argument(metavar="FILE", help="Labelled rows that the judge was not trained on."),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder of the judge.")],
     *,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            help="records, votes, or the name of a published source; default records, or votes "
-            "where the file is one of an arena."
-        ),
-    ] = None,
-    family: Annotated[
-        str | None,
-        typer.Option(
-            help="Prompt family; default the judge's.", autocompletion=completions.families
-        ),
-    ] = None,
+    source: _SourceOption = None,
+    family: _FamilyOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
     batch_size: Annotated[

@@ -21,6 +21,15 @@ from unified_reward.policies.candidates import make_candidates
 
 
 _BATCH = "Candidates in one forward pass; default 16 answers, or 4 images or videos."
+_TemperatureOption = Annotated[
+    float | None, typer.Option(help="Sampling temperature of a VLM; default 0.7.")
+]
+_TokensOption = Annotated[
+    int | None, typer.Option(min=1, help="Longest answer of a VLM; default 256.")
+]
+_RateOption = Annotated[
+    float | None, typer.Option(min=0.1, help="Frames per second of a video; default 8.")
+]
 _Size = Annotated[int | None, typer.Option(min=1, help="In pixels; default the pipeline's own.")]
 
 
@@ -33,20 +42,14 @@ def candidates(
     policy: options.PolicyOption,
     n: Annotated[int, typer.Option("--n", min=1, help="Candidates per prompt.")] = 10,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature of a VLM; default 0.7.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer of a VLM; default 256.")
-    ] = None,
+    temperature: _TemperatureOption = None,
+    max_new_tokens: _TokensOption = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
     height: _Size = None,
     width: _Size = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of a video.")] = None,
-    fps: Annotated[
-        float | None, typer.Option(min=0.1, help="Frames per second of a video; default 8.")
-    ] = None,
+    fps: _RateOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help=_BATCH)] = None,

@@ -20,7 +20,7 @@ FILES = sorted(PACKAGES.glob("*/src/**/*.py"))
 LIBRARY_FILES = [file for file in FILES if file.is_relative_to(LIBRARY)]
 BASE = {
     *("av", "filelock", "httpx", "numpy", "PIL", "pydantic", "pydantic_core", "rich", "typer"),
-    *("unified_reward_client", "yaml"),
+    *("packaging", "unified_reward_client", "yaml"),
 }
 """Modules of the dependencies without any extra."""
 HEAVY = ("arena", "backends", "checkpoints", "policies", "recipes", "scorers", "serve", "train")

@@ -112,9 +112,12 @@ def test_the_perfect_judge_answers_the_targets_of_the_file(cli, files):
 
 def test_an_empty_file_has_nothing_to_judge(cli, files):
     source = written(files / "in.jsonl", [])
-    code, _, err = cli("judge", source, files / "out.jsonl", "--judge", "no such judge")
-    assert code == 1
-    assert "in.jsonl has no rows" in err
+    judged = cli("judge", source, files / "out.jsonl", "--judge", "no such judge")
+    made = cli("candidates", source, files / "out", "--policy", "no/such-policy")
+    for code, out, err in (judged, made):
+        assert (code, out) == (2, "")
+        assert err.endswith("in.jsonl has no rows\n")
+    assert {file.name for file in files.glob("out*")} == set()
 
 
 @pytest.mark.parametrize("left", [1, 5000, 20_001, -1])

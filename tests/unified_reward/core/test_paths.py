@@ -19,7 +19,7 @@ from unified_reward.media import image_or_video, open_image
 from unified_reward.pairs.show import page
 from unified_reward.policies import load
 from unified_reward.prompts.packs import import_pack
-from unified_reward.recipes.run import find_recipe
+from unified_reward.recipes.installed import find_recipe
 
 
 READERS = {

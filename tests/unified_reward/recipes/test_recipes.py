@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from unified_reward.core.errors import ConfigError
-from unified_reward.recipes.run import dry_run, find_recipe, load_recipe
+from unified_reward.recipes.installed import find_recipe
+from unified_reward.recipes.run import dry_run, load_recipe
 from unified_reward.train.launch import read_launch_config
 
 

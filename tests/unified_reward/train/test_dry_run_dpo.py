@@ -19,7 +19,8 @@ from unified_reward.core.errors import ConfigError, DataError, ModelError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.policies import Denoising, write_defaults
 from unified_reward.policies.observation import networks
-from unified_reward.recipes.run import dry_run, find_recipe, load_recipe
+from unified_reward.recipes.installed import find_recipe
+from unified_reward.recipes.run import dry_run, load_recipe
 from unified_reward.recipes.stage import Recipe
 from unified_reward.train.denoisers import Denoiser
 from unified_reward.train.dpo import PolicyDPO

@@ -14,7 +14,8 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.policies import Denoising
 from unified_reward.policies.layouts import walk
 from unified_reward.policies.recorded import StochasticSampler
-from unified_reward.recipes.run import dry_run, find_recipe, load_recipe
+from unified_reward.recipes.installed import find_recipe
+from unified_reward.recipes.run import dry_run, load_recipe
 from unified_reward.train.dry_run_grpo import dry_run_grpo
 from unified_reward.train.grpo import PolicyGRPO
 from unified_reward.train.grpo_config import NFTOptions

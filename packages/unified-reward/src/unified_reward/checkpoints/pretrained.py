@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
-
-from transformers.utils import logging
 
 from unified_reward.checkpoints.tensor_keys import read_json, refuse_pointers
 from unified_reward.core.errors import ConfigError, ModelError, one_line
@@ -56,16 +57,37 @@ def load_errors(message: str) -> Iterator[None]:
     Raises:
         ModelError: Something was raised.
     """
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its report of names and shapes is many lines
     try:
-        yield
+        with quiet_libraries():
+            yield
     except (ConfigError, ModelError):
         raise
     except Exception as error:  # libraries raise anything, tokenizers a bare Exception
         raise ModelError(f"{message}: {_in_one_line(error)}") from error
-    finally:
-        logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep bars, notices and warnings of transformers and diffusers silent until the block ends.
+
+    Settings of the user win: ``TRANSFORMERS_VERBOSITY``, ``DIFFUSERS_VERBOSITY`` and Python's
+    ``-W``. Bars of downloads stay.
+    """
+    with warnings.catch_warnings(), ExitStack() as after:
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        for name in ("transformers", "diffusers"):
+            log: Any = sys.modules.get(f"{name}.utils.logging")
+            if log is None:
+                continue
+            if f"{name.upper()}_VERBOSITY" not in os.environ:
+                after.callback(log.set_verbosity, log.get_verbosity())
+                log.set_verbosity_error()  # reports of names and shapes are many lines
+            # disable_progress_bar would also hide downloads, here and in the user's own code.
+            if log.is_progress_bar_enabled():
+                after.callback(setattr, log, "_tqdm_active", log._tqdm_active)
+                log._tqdm_active = False
+        yield
 
 
 def _in_one_line(error: Exception) -> str:

@@ -1,15 +1,15 @@
-"""The command line: one thin file per command.
-
-Exit code 0: everything was answered; 1: some items were not, the others were; 2: wrong usage.
-"""
+"""The command line: one thin file per command; see `EXIT_CODES`."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
+from importlib import import_module
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -19,15 +19,34 @@ from unified_reward.core.errors import UnifiedRewardError
 
 
 _QUIET = {
+    "DATASETS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
+    "GRPC_VERBOSITY": "ERROR",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TQDM_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-"""Settings of other libraries that keep their bars and warnings off the terminal."""
+"""Settings of other libraries that keep their bars, notices and reports off terminal and network;
+what the user has set wins."""
+
+
+EXIT_CODES = (
+    "Exit code 0: everything was answered. 1: some items were not, or the finding is negative. "
+    "2: wrong usage, or nothing could be done. 130: interrupted by Ctrl-C."
+)
+INTERRUPTED = 130
+_USAGE: Any = import_module(typer.BadParameter.__module__)
+"""Module of the errors about wrong options and arguments; older versions of typer have click's."""
 
 
 COMMANDS = {
+    "doctor": (
+        "unified_reward.cli.doctor:doctor",
+        "Say what this machine can do: versions, devices, weights, what fits, and self-tests.",
+    ),
     "score": (
         "unified_reward.cli.score:score",
         "Score images or videos for a prompt, or answers about an image or video.",
@@ -124,6 +143,11 @@ COMMANDS = {
 }
 
 
+RESUMED = {"arena", "candidates", "convert", "dpo", "grpo", "judge", "pairs", "run"}
+"""Commands that go on where they stopped when they are called again."""
+RESUMED_WITH_OUT = {"active", "bench", "evaluate"}
+
+
 app = make_app("", COMMANDS, help="Judge generated images and videos, and answers about them.")
 
 
@@ -133,7 +157,7 @@ def _print_version(value: bool) -> None:  # noqa: FBT001  typer calls it so
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=EXIT_CODES)
 def root(
     *,
     version: Annotated[
@@ -155,8 +179,34 @@ def main() -> None:
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+        if logging.lastResort:  # of loggers that nobody set up
+            logging.lastResort.addFilter(_is_ours_or_error)
     try:
-        app()
+        code = _run()
+    finally:
+        _flush()
+    if code == INTERRUPTED:
+        typer.echo(_describe_interrupt(sys.argv[1:]), err=True)
+    if code:
+        sys.exit(code)
+
+
+def _is_ours_or_error(record: logging.LogRecord) -> bool:
+    """Drop notices of other libraries, such as matplotlib's about its fonts."""
+    return record.levelno >= logging.ERROR or record.name.startswith("unified_reward")
+
+
+def _run() -> Any:
+    """Run the application; its exit code, or None for 0."""
+    try:
+        return app(standalone_mode=False)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except _USAGE.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except _USAGE.ClickException as error:
+        _fail(_describe_usage(error))
     except UnifiedRewardError as error:
         _fail(str(error))
     except OSError as error:
@@ -166,8 +216,24 @@ def main() -> None:
         if "(os error " not in str(error):
             raise
         _fail(str(error))
-    finally:
-        _flush()
+
+
+def _describe_usage(error: Any) -> str:
+    """An error about options and arguments in one line, with the command whose help says more."""
+    text = " ".join(error.format_message().split()).rstrip(".?")
+    context = getattr(error, "ctx", None)
+    return f"{text}; see {context.command_path} --help" if context else text
+
+
+def _describe_interrupt(arguments: Sequence[str]) -> str:
+    """Say after Ctrl-C whether, and by what, the work goes on."""
+    command = next((each for each in arguments if not each.startswith("-")), "")
+    has_out = any(each == "--out" or each.startswith("--out=") for each in arguments)
+    if command in RESUMED or (command in RESUMED_WITH_OUT and has_out):
+        return "interrupted; the same command goes on from here"
+    if command in RESUMED_WITH_OUT:
+        return "interrupted; with --out FOLDER the same command would go on from here"
+    return "interrupted"
 
 
 def _set_up_streams() -> None:
@@ -188,7 +254,7 @@ def _flush() -> None:
             _fail(f"standard output cannot be written: {error.strerror}")
 
 
-def _fail(text: str) -> None:
+def _fail(text: str) -> NoReturn:
     from rich.console import Console
     from rich.text import Text
 

@@ -24,16 +24,19 @@ from unified_reward.judges.bulk import JudgeWork
 from unified_reward.judges.registry import applicable
 
 
+_InputsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...",
+        help="Models, as evaluate takes them, its output folder, or files of pairs or of records "
+        "with two candidates.",
+    ),
+]
+
+
 @options.opens_judge
 def active(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...",
-            help="Models, as evaluate takes them, its output folder, or files of pairs or of "
-            "records with two candidates.",
-        ),
-    ],
+    inputs: _InputsArgument,
     *,
     judges: dict[str, options.JudgeArguments],
     out: Annotated[
@@ -84,6 +87,7 @@ def active(
     else:
         doubts = f"doubts {ranked[0].doubt:.3f} to {ranked[-1].doubt:.3f}"
         typer.echo(f"{len(ranked)} of {len(pairs)} pairs by {kind}, {doubts}: {out}")
+        output.say_next("arena", out, "--out", "VOTES.jsonl")
     output.exit_if([missing])
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unified_reward.cli import output
 from unified_reward.core.extensions import extra
 
 
@@ -110,6 +111,7 @@ def arena(
             typer.echo(f"{out}: {n} votes are on other pairs than the input's; kept", err=True)
         app = create_app(service, tokens, is_loopback=host in LOOPBACK)
         run(app, host, port, lambda url: _print_links(url, tokens))
+    output.say_next("calibrate", "JUDGE", out, "NEW_FOLDER")
 
 
 def _print_links(url: str, tokens: Tokens) -> None:

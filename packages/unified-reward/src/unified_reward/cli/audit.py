@@ -52,6 +52,8 @@ def audit(
         output.print_json([report])
     else:
         Console().print(output.report_table(report))
+        if out:
+            typer.echo(f"page: {out / 'audit.html'}")
     output.exit_if(report[name] for name in ("n_unparsed", "n_failed", "n_broken_rows"))
 
 

@@ -14,17 +14,25 @@ from unified_reward.bench.diff import compare_runs
 from unified_reward.bench.page import write_page
 from unified_reward.bench.registry import benchmark_names, find_benchmark
 from unified_reward.bench.run import data_folder, run_benchmark
-from unified_reward.cli import options, output
+from unified_reward.cli import completions, options, output
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
 
 
+_NameOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help=f"One of {', '.join(benchmark_names())}.",
+        autocompletion=completions.benchmarks,
+    ),
+]
+
+
 @options.opens_judge
 def bench(
-    on: Annotated[
-        str, typer.Option(metavar="NAME", help=f"One of {', '.join(benchmark_names())}.")
-    ],
+    on: _NameOption,
     *,
     data: Annotated[
         str, typer.Option(help="Folder of its official files, or a hub id to download.")
@@ -73,6 +81,8 @@ def bench(
         output.print_json([result.report])
     else:
         Console().print(output.report_table(result.report))
+        if out:
+            output.say_next("bench-diff", out, "OTHER_RUN")
     if out:
         output.hint_at_failed(result.report["n_failed"])
     output.exit_if(result.report.get(name) for name in ("n_unparsed", "n_failed", "n_broken_rows"))

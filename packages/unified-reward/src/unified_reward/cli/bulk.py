@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import typer
-
 from unified_reward.cli import output
 from unified_reward.cli.progress import bar
+from unified_reward.core.errors import DataError
 from unified_reward.io.atomic import keep_inputs
 from unified_reward.io.journal import open_journal
 from unified_reward.io.row_file import RowFile
@@ -36,13 +35,12 @@ def run_bulk(
     Raises:
         ConfigError: ``out`` is the input, is being written by another run, or was made with
             different settings, files or inputs.
-        DataError: The input cannot be read, or ``out`` is no output of this judge.
+        DataError: The input cannot be read or has no rows, or ``out`` is no output of this judge.
     """
     n_rows = sum(1 for _ in read_lines(source))
     keep_inputs(out, source)
     if not n_rows:
-        typer.echo(f"{source} has no rows", err=True)
-        raise typer.Exit(1)
+        raise DataError(f"{source} has no rows")
     statuses: Counter[str] = Counter()
     with open_journal(out) as journal:
         # Strict, so that a misspelt key, such as of criteria, changes no question unnoticed.

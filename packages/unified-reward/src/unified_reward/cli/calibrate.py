@@ -16,8 +16,8 @@ from rich.text import Text
 from unified_reward.bench.calibration import recalibrate
 from unified_reward.bench.metrics import Metric
 from unified_reward.bench.protocols.votes import source_of
-from unified_reward.cli import options, output
-from unified_reward.cli.progress import bar
+from unified_reward.cli import completions, options, output
+from unified_reward.cli.progress import bar, waiting
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.paths import is_folder
@@ -33,24 +33,38 @@ _FEW = 50
 """Labels below which a fit is doubtful."""
 
 
+_JudgeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="JUDGE",
+        help="Folder of a judge, or an installed one's name.",
+        autocompletion=completions.judges,
+    ),
+]
+_SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="records, votes, or the name of a published source; default records, or votes where "
+        "the file is one of an arena.",
+        autocompletion=completions.sources,
+    ),
+]
+_FamilyOption = Annotated[
+    str | None,
+    typer.Option(help="Prompt family; default the judge's.", autocompletion=completions.families),
+]
+
+
 def calibrate(
-    judge: Annotated[
-        str, typer.Argument(metavar="JUDGE", help="Folder of a judge, or an installed one's name.")
-    ],
+    judge: _JudgeArgument,
     data: Annotated[
         Path,
         typer.Argument(metavar="FILE", help="Labelled rows that the judge was not trained on."),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder of the judge.")],
     *,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            help="records, votes, or the name of a published source; default records, or votes "
-            "where the file is one of an arena."
-        ),
-    ] = None,
-    family: Annotated[str | None, typer.Option(help="Prompt family; default the judge's.")] = None,
+    source: _SourceOption = None,
+    family: _FamilyOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
     batch_size: Annotated[
@@ -65,7 +79,8 @@ def calibrate(
     if out.exists():
         raise ConfigError(f"{out} is there already; give a new name")
     examples, broken = _labelled(data, source or source_of(data))
-    opened = open_judge(judge, family=family, device=device, dtype=dtype, batch_size=batch_size)
+    with waiting(f"loading {judge}"):
+        opened = open_judge(judge, family=family, device=device, dtype=dtype, batch_size=batch_size)
     if not isinstance(opened, CardedJudge):
         raise ConfigError(f"{judge} has no card to hold a calibration")
     with bar("calibrating", len(examples)) as advance:
@@ -92,6 +107,7 @@ def calibrate(
         output.print_json([report])
     else:
         _print_report(report)
+        output.say_next("score", "FILE", "--prompt", "TEXT", "--judge", out)
     output.exit_if([unparsed, failed, broken])
 
 

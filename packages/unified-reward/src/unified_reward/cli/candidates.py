@@ -11,7 +11,8 @@ import typer
 
 from unified_reward import policies
 from unified_reward.cli import options, output
-from unified_reward.cli.progress import bar
+from unified_reward.cli.progress import bar, waiting
+from unified_reward.core.errors import DataError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.io.atomic import keep_inputs
 from unified_reward.io.journal import open_journal
@@ -20,6 +21,15 @@ from unified_reward.policies.candidates import make_candidates
 
 
 _BATCH = "Candidates in one forward pass; default 16 answers, or 4 images or videos."
+_TemperatureOption = Annotated[
+    float | None, typer.Option(help="Sampling temperature of a VLM; default 0.7.")
+]
+_TokensOption = Annotated[
+    int | None, typer.Option(min=1, help="Longest answer of a VLM; default 256.")
+]
+_RateOption = Annotated[
+    float | None, typer.Option(min=0.1, help="Frames per second of a video; default 8.")
+]
 _Size = Annotated[int | None, typer.Option(min=1, help="In pixels; default the pipeline's own.")]
 
 
@@ -29,23 +39,17 @@ def candidates(
         Path, typer.Argument(metavar="OUT_DIR", help="Folder for candidates.jsonl and media/.")
     ],
     *,
-    policy: Annotated[str, typer.Option(help="A VLM or a diffusers pipeline: folder or hub id.")],
+    policy: options.PolicyOption,
     n: Annotated[int, typer.Option("--n", min=1, help="Candidates per prompt.")] = 10,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature of a VLM; default 0.7.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer of a VLM; default 256.")
-    ] = None,
+    temperature: _TemperatureOption = None,
+    max_new_tokens: _TokensOption = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
     height: _Size = None,
     width: _Size = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of a video.")] = None,
-    fps: Annotated[
-        float | None, typer.Option(min=0.1, help="Frames per second of a video; default 8.")
-    ] = None,
+    fps: _RateOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help=_BATCH)] = None,
@@ -55,12 +59,15 @@ def candidates(
     """Generate candidates for every prompt with a policy; resumes a stopped run."""
     keep_inputs(out / "candidates.jsonl", source)
     ids = [row.id for row in read_examples(source)]
+    if not ids:
+        raise DataError(f"{source} has no rows")
     given = {"temperature": temperature, "max_new_tokens": max_new_tokens, "steps": steps}
     given |= {"guidance": guidance, "height": height, "width": width, "frames": frames, "fps": fps}
     # Loaded before anything is written, so that a wrong policy leaves no file behind.
-    loaded = policies.load(
-        checkpoint_path(policy), given, device=device, dtype=dtype, batch_size=batch_size
-    )
+    with waiting(f"loading {policy}"):
+        loaded = policies.load(
+            checkpoint_path(policy), given, device=device, dtype=dtype, batch_size=batch_size
+        )
     loaded.name = policy
     with open_journal(out / "candidates.jsonl") as journal:
         made = make_candidates(
@@ -80,5 +87,8 @@ def candidates(
     statuses = Counter(journal.done[name] for name in ids)
     if not as_json:
         output.print_counts(statuses)
+        output.say_next(
+            *("pairs", out / "candidates.jsonl", out / "pairs.jsonl", "--judge", "JUDGE")
+        )
     output.hint_at_failed(statuses["failed"])
     output.exit_if([statuses["failed"]])

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from unified_reward.cli import options, output
+from unified_reward.cli import completions, options, output
 from unified_reward.cli.groups import make_app
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError
@@ -38,17 +38,21 @@ def llava_qwen(
         bool, typer.Option("--dry-run", help="Write nothing; exit 1 if it cannot be converted.")
     ] = False,
     family: Annotated[
-        str | None, typer.Option(help="Prompt family of the judge; written beside the weights.")
+        str | None,
+        typer.Option(
+            help="Prompt family of the judge; written beside the weights.",
+            autocompletion=completions.families,
+        ),
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Convert LLaVA-Critic, or a UnifiedReward of LLaVA, to LLaVA-OneVision of transformers."""
-    with extra("local"):
-        from unified_reward.checkpoints.llava_qwen import plan, write
-
     known = sorted({*FAMILIES, *official.FAMILIES})
     if family is not None and family not in known:
         raise ConfigError(f"no family {family!r}; there are {', '.join(known)}")
+    with extra("local"):
+        from unified_reward.checkpoints.llava_qwen import plan, write
+
     planned = plan(folder)
     if not dry_run:
         with locked(out), bar("converting", len(planned.names)) as advance:
@@ -61,6 +65,8 @@ def llava_qwen(
         console = Console(soft_wrap=True, highlight=False)
         for title, line in _lines(planned, None if dry_run else out):
             console.print(Text.assemble((f"{title:<9}", "red" if title == "problem" else ""), line))
+        if not (dry_run or planned.problems):
+            output.say_next("score", "FILE", "--prompt", "TEXT", "--judge", out)
     output.exit_if(planned.problems)
 
 

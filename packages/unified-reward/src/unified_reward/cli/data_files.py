@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unified_reward.cli import options
-from unified_reward.cli.output import exit_if, print_json
+from unified_reward.cli import completions, options
+from unified_reward.cli.output import exit_if, print_json, say_next
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.verdicts import Failed, Scale
@@ -32,7 +32,11 @@ from unified_reward.io.text import to_float
 
 PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="File of rows.")]
 SourceOption = Annotated[
-    str, typer.Option(help="records for files of this project, or the name of a published source.")
+    str,
+    typer.Option(
+        help="records for files of this project, or the name of a published source.",
+        autocompletion=completions.sources,
+    ),
 ]
 MediaOption = Annotated[
     Path | None,
@@ -113,6 +117,7 @@ def convert(
         pack.convert(pack.rows_of(path, source, media, _scale(scale)), out, count)
     _total(n_rows, reasons, err=True)
     typer.echo(out)
+    say_next("data", "stats", out)
     exit_if(reasons)
 
 
@@ -139,6 +144,7 @@ def mix(
     Console().print(table)
     for name, n_lines in report["splits"].items():
         typer.echo(f"{out / name}.jsonl: {n_lines:,} rows")
+    say_next("data", "stats", out / "train.jsonl")
     exit_if(source["bad"] for source in report["sources"])
 
 

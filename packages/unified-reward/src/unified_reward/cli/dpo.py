@@ -33,13 +33,14 @@ def dpo(
         typer.Argument(metavar="key=value", help="Options, such as optim.steps=60 beta=500."),
     ] = None,
     *,
-    policy: Annotated[str, typer.Option(help="A VLM or a diffusers pipeline: folder or hub id.")],
+    policy: options.PolicyOption,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; default PAIRS-dpo beside the file.")
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Align a policy on preference pairs by DPO; resumes a stopped run."""
+    next(read_lines(pairs), None)  # so that another kind of file is refused before a run begins
     with extra("train"):
         from unified_reward.recipes.run import run as run_recipe
         from unified_reward.recipes.stage import Recipe
@@ -47,7 +48,6 @@ def dpo(
         from unified_reward.train.dpo_diffusion import DiffusionDPO
         from unified_reward.train.dpo_vlm import VLMDPO
 
-    next(read_lines(pairs), None)  # so that another kind of file is refused before a run begins
     given = overrides or []
     if policies.is_pipeline(checkpoint_path(policy)):
         diffusion = load_config(DiffusionDPO, overrides=[_DEFAULTS["diffusion"], *given])
@@ -70,4 +70,5 @@ def dpo(
     else:
         first, last = (report["losses"][i][1] for i in (0, -1))
         typer.echo(f"{report['pairs']} pairs, loss {first:.3f} to {last:.3f}: {out / 'dpo'}")
+        output.say_next("candidates", "PROMPTS.jsonl", "OUT_DIR", "--policy", out / "dpo")
     output.exit_if([report["left_out"]])

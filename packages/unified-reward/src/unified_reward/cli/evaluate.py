@@ -119,6 +119,7 @@ def evaluate(
         _print_report(report)
         if out:
             typer.echo(f"page: {out / 'page.html'}")
+            output.say_next("arena", out, "--out", "VOTES.jsonl")
     if out:
         output.hint_at_failed(sum(judge["failed"] for judge in report["judges"].values()))
     output.exit_if(report["missing"])

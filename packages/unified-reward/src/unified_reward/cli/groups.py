@@ -20,6 +20,9 @@ Commands = Mapping[str, tuple[str, str]]
 """Import path (``module:object``) and help line of each command, by its name."""
 
 
+HELP = {"help_option_names": ["--help", "-h"]}
+
+
 def make_app(name: str, commands: Commands, *, help: str) -> typer.Typer:  # noqa: A002
     """Create an application whose commands are imported when they are invoked.
 
@@ -32,8 +35,9 @@ def make_app(name: str, commands: Commands, *, help: str) -> typer.Typer:  # noq
         cls=type("Group", (LazyGroup,), {"group": name, "lazy": commands}),
         help=help,
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=not name,
         pretty_exceptions_enable=False,
+        context_settings=HELP,
     )
 
 
@@ -78,7 +82,9 @@ def _click_command(name: str, target: typer.Typer | Callable[..., None]) -> Any:
     if isinstance(target, typer.Typer):
         command: Any = typer.main.get_group(target)
     else:
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app = typer.Typer(
+            add_completion=False, pretty_exceptions_enable=False, context_settings=HELP
+        )
         app.command()(target)
         command = typer.main.get_command(app)
     command.name = name

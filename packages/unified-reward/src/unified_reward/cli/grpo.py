@@ -32,7 +32,7 @@ def grpo(
         typer.Argument(metavar="key=value", help="Options, such as optim.steps=300 group=16."),
     ] = None,
     *,
-    policy: Annotated[str, typer.Option(help="A VLM or a diffusers pipeline: folder or hub id.")],
+    policy: options.PolicyOption,
     reward: Annotated[
         list[str],
         typer.Option(
@@ -53,12 +53,12 @@ def grpo(
     as_json: options.JsonOption = False,
 ) -> None:
     """Train a policy by the rewards of judges (GRPO, NFT, DRaFT); resumes a stopped run."""
+    next(read_lines(prompts), None)  # so that another kind of file is refused before a run begins
     with extra("train"):
         from unified_reward.recipes.run import run as run_recipe
         from unified_reward.recipes.stage import Recipe
         from unified_reward.train.grpo import PolicyGRPO
 
-    next(read_lines(prompts), None)  # so that another kind of file is refused before a run begins
     kind = "diffusion" if policies.is_pipeline(checkpoint_path(policy)) else "vlm"
     given = [each if each.startswith("judges.") else f"{kind}.{each}" for each in overrides or ()]
     data = read_config(None, [f"{kind}.{_DEFAULTS[kind]}", *given])
@@ -80,6 +80,9 @@ def grpo(
         known = [value for value in report["reward"] if value is not None]
         rise = f", reward {known[0]:.3f} to {known[-1]:.3f}" if known else ""
         typer.echo(f"{report['prompts']} prompts{rise}: {out / 'grpo'}")
+        output.say_next(
+            *("candidates", "PROMPTS.jsonl", "OUT_DIR", "--policy", out / "grpo" / "policy")
+        )
     output.exit_if([report["left_out"]])
 
 

@@ -40,4 +40,6 @@ def judge(
         retry_failed=retry_failed,
         as_json=as_json,
     )
+    if statuses["preferred"] and not as_json:
+        output.say_next("arena", source, "--judge-verdicts", out, "--out", "VOTES.jsonl")
     output.exit_if(statuses[name] for name in ("unparsed", "failed", "incomplete"))

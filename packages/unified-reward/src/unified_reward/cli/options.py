@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
 import typer
 
 from unified_reward.backends.attention import Attention
+from unified_reward.cli import completions
+from unified_reward.cli.progress import waiting
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.paths import is_folder
 from unified_reward.io.text import parse_json
@@ -27,7 +29,18 @@ DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, auto, …; default the fastest there is.")
 ]
 DtypeOption = Annotated[
-    str | None, typer.Option(help="float32, bfloat16, …; default float32 on a CPU, else bfloat16.")
+    str | None,
+    typer.Option(
+        help="float32, bfloat16, …; default float32 on a CPU, else bfloat16.",
+        autocompletion=completions.dtypes,
+    ),
+]
+PolicyOption = Annotated[
+    str,
+    typer.Option(
+        help="A VLM or a diffusers pipeline: folder or hub id.",
+        autocompletion=completions.policies,
+    ),
 ]
 
 
@@ -39,14 +52,19 @@ class JudgeArguments:
         str,
         typer.Option(
             help="A folder, a hub id, scripted:KIND, table:FILE, NAME:WEIGHTS of a published "
-            "scorer, checklist-image:JUDGE, a URL, or the name of an installed judge."
+            "scorer, checklist-image:JUDGE, a URL, or the name of an installed judge.",
+            autocompletion=completions.judges,
         ),
     ] = ""
     model: Annotated[
         str | None, typer.Option(help="Model of the server; default its only one.")
     ] = None
     family: Annotated[
-        str | None, typer.Option(help="Prompt family; default the one of the checkpoint.")
+        str | None,
+        typer.Option(
+            help="Prompt family; default the one of the checkpoint.",
+            autocompletion=completions.families,
+        ),
     ] = None
     device: DeviceOption = None
     dtype: DtypeOption = None
@@ -141,7 +159,8 @@ class JudgeArguments:
         from unified_reward.judges.registry import applicable, open_reference
 
         options = self.options() if is_alone else applicable(self.judge, self.options())
-        judge = open_reference(self.judge, options, truth=truth, opens_media=opens_media)
+        with waiting(f"loading {self.judge}"):
+            judge = open_reference(self.judge, options, truth=truth, opens_media=opens_media)
         for reason in judge.describe().get("model", {}).get("slower", ()):
             typer.echo(f"{judge.name}: {reason}", err=True)
         return judge
@@ -225,6 +244,7 @@ JudgesOption = Annotated[
     typer.Option(
         metavar="[NAME=]REFERENCE",
         help="Judge or scorer; may be repeated. Its name is its reference.",
+        autocompletion=completions.judges,
     ),
 ]
 OrdersOption = Annotated[

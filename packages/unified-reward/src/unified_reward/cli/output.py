@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,6 +62,16 @@ def hint_at_failed(n: int) -> None:
     if n:
         rows, them = ("1 row", "it") if n == 1 else (f"{n} rows", "them")
         typer.echo(f"{rows} failed; --retry-failed asks {them} again", err=True)
+
+
+def say_next(*command: object) -> None:
+    """Name the command that takes what was just made, on a terminal alone.
+
+    Args:
+        command: Its words behind ``unified-reward``; capitals are left to the reader, as in help.
+    """
+    if sys.stderr.isatty():
+        typer.echo(f"next: unified-reward {shlex.join(map(str, command))}", err=True)
 
 
 def exit_if(failures: Iterable[object]) -> None:

@@ -73,4 +73,5 @@ def pairs(
     )
     if not as_json:
         output.print_counts(statuses)
+        output.say_next("show", out)
     output.exit_if([statuses["failed"]])

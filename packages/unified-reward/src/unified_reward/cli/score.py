@@ -8,6 +8,7 @@ import typer
 
 from unified_reward.cli import options, output
 from unified_reward.cli.inputs import read_inputs
+from unified_reward.core.progress import progress_bar
 
 
 @options.opens_judge
@@ -35,5 +36,7 @@ def score(
         alone=judge.takes_answers_alone,
     )
     opened = judge.open()
-    verdicts = opened.ask([inputs.sample(i) for i in range(len(inputs.names))])
+    with progress_bar("scoring", len(inputs.names)) as advance:
+        samples = [inputs.sample(i) for i in range(len(inputs.names))]
+        verdicts = opened.ask(samples, on_progress=advance)
     output.print_verdicts(opened, list(zip(inputs.names, verdicts, strict=True)), as_json=as_json)

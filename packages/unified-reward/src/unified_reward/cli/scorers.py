@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unified_reward.cli import options, output
+from unified_reward.cli import completions, options, output
 from unified_reward.cli.groups import make_app
 from unified_reward.core.extensions import extra
 from unified_reward.scorers import SYSTEMS, system
@@ -67,7 +67,12 @@ def _lines(card: ScoreCard) -> dict[str, tuple[str, ...]]:
 
 @app.command()
 def check(
-    name: Annotated[str, typer.Argument(help="Name of the scorer, as in NAME:WEIGHTS.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Name of the scorer, as in NAME:WEIGHTS.", autocompletion=completions.scorers
+        ),
+    ],
     path: Annotated[Path, typer.Argument(help="Folder with its files.")],
     *,
     as_json: options.JsonOption = False,

@@ -110,7 +110,8 @@ def serve(
     chosen = JudgeOptions(
         device=device, dtype=dtype, batch_size=batch_size, allow_reworded=allow_reworded
     )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("unified_reward").setLevel(logging.INFO)
     references = [JudgeReference(name, each, chosen) for name, each in named.items()]
     metrics = Metrics()
     if engine is Engine.RAY:

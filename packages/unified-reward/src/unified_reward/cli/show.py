@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unified_reward.cli.output import exit_if
+from unified_reward.cli.output import exit_if, say_next
 from unified_reward.cli.progress import bar
 from unified_reward.io.atomic import keep_inputs
 from unified_reward.pairs.show import page
@@ -29,4 +29,8 @@ def show(
         made, counts = page(file, n=n, status=status, advance=advance)
     made.write(out)
     typer.echo(out)
+    if counts["kept"]:
+        say_next("dpo", file, "--policy", "POLICY")
+    elif counts["generated"]:
+        say_next("pairs", file, "PAIRS.jsonl", "--judge", "JUDGE")
     exit_if([counts["unusable"]])

@@ -34,4 +34,5 @@ def import_(
             table.add_row(*map(Text, wording))
         Console().print(table)
         typer.echo(pack)
+        output.say_next("score", "FILE", "--prompt", "TEXT", "--judge", "HUB_ID")
     output.exit_if(wording.status != "verified" for wording in wordings)

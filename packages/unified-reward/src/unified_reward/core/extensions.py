@@ -8,6 +8,7 @@ the name works wherever a built-in one does. Nothing is imported before its name
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,6 +141,8 @@ def missing_hint(name: str) -> str:
 def extra(name: Extra) -> Generator[None]:
     """Turn an import of a missing third-party module into an error that names its extra.
 
+    Warnings of the modules about their own code are silent meanwhile, unless Python has ``-W``.
+
     Raises:
         ConfigError: A module that is imported in the block is not installed.
 
@@ -152,7 +155,10 @@ def extra(name: Extra) -> Generator[None]:
 extra [report]: pip install 'unified-reward[report]'
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "unified_reward", *sys.stdlib_module_names):

@@ -19,6 +19,8 @@ DELAY_S = 2.0
 def progress_bar(title: str, total: int) -> Generator[Callable[[int], None]]:
     """Show progress on standard error once the block has taken longer than `DELAY_S`.
 
+    Nothing is shown where standard error is no terminal.
+
     Args:
         title: Text before the bar.
         total: Items in all.
@@ -47,9 +49,24 @@ def progress_bar(title: str, total: int) -> Generator[Callable[[int], None]]:
 
 def _started(title: str, total: int) -> Progress:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    bar = Progress(console=Console(stderr=True), redirect_stdout=False)
+    from unified_reward.core.rate import RateColumn
+
+    console = Console(stderr=True)
+    text = TextColumn("{task.description}", markup=False)
+    bar = Progress(
+        *(text, BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn()),
+        console=console,
+        redirect_stdout=False,
+        disable=not (console.is_terminal or console.is_jupyter),
+    )
     bar.add_task(title, total=total)
     bar.start()
     return bar

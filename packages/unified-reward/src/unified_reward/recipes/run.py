@@ -8,39 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.extensions import extensions, missing_hint
-from unified_reward.core.paths import is_file
+from unified_reward.core.extensions import extensions
 from unified_reward.io.atomic import write_json
 from unified_reward.io.config import build_config, read_config
 from unified_reward.io.lock import locked
 from unified_reward.recipes.stage import BUILT_IN, Log, Recipe, Run, find_stage
-
-
-def find_recipe(reference: str) -> Path:
-    """The YAML file of a recipe, by its path or by the name of one that is installed.
-
-    Raises:
-        ConfigError: It is neither; lists the installed ones.
-    """
-    path = Path(reference)
-    if is_file(path):
-        return path
-    packages = ["unified_reward.recipes", *(p.value for p in extensions("recipes").values())]
-    folders = [Path(str(resources.files(import_module(package)))) for package in packages]
-    installed = {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
-    if reference not in installed:
-        raise ConfigError(
-            f"{reference} is neither a file nor an installed recipe: "
-            f"{', '.join(sorted(installed))}{missing_hint(reference)}"
-        )
-    return installed[reference]
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -56,8 +56,7 @@ def check(system: type[Scorer], folder: Path) -> FolderReport:
             refuse_pointers(part)
     except ModelError as error:
         return FolderReport((), None, (str(error),))
-    problems = [_lacking(folder, what, names) for what, names in system.needed.items()]
-    problems = [problem for problem in problems if problem]
+    problems = _lacking_beside(system, folder)
     if not files:
         names = sorted(file.name for file in folder.iterdir()) if is_folder(folder) else []
         content = f"it holds {', '.join(names[:6])}" if names else "it is empty or not a folder"
@@ -78,6 +77,16 @@ def check(system: type[Scorer], folder: Path) -> FolderReport:
     return FolderReport(tuple(files), keys, tuple(problems))
 
 
+def lacking_files(system: type[Scorer], folder: Path) -> list[str]:
+    """Files of a scorer that a folder lacks, by their names alone; see `check` for the tensors."""
+    try:
+        files = system.files(folder)
+    except ModelError as error:
+        return [str(error)]
+    weights = [] if files else [f"no weights ({' or '.join(system.weights)})"]
+    return weights + _lacking_beside(system, folder)
+
+
 def lacking_words(system: type[Scorer]) -> list[str]:
     """Prompts of a scorer that are not imported, without which every question fails."""
     installed, published = installed_wordings(), published_prompts()
@@ -90,6 +99,12 @@ def _has_weights(system: type[Scorer], folder: Path) -> bool:
         return bool(system.files(folder))
     except ModelError:  # some of them
         return True
+
+
+def _lacking_beside(system: type[Scorer], folder: Path) -> list[str]:
+    """Files beside the weights that a folder lacks."""
+    lacking = (_lacking(folder, what, names) for what, names in system.needed.items())
+    return [*filter(None, lacking)]
 
 
 def _lacking(folder: Path, what: str, names: Iterable[str]) -> str:

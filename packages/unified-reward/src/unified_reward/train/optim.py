@@ -12,12 +12,14 @@ import torch
 from peft import LoraConfig
 from pytorch_optimizer import Muon
 from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schulz_5
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from unified_reward.core.errors import ConfigError, ModelError
+from unified_reward.core.rate import RateColumn
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,14 @@ class OptimConfig:
 def loss_progress() -> Progress:
     """Progress bar that shows the latest loss, a field of its task."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"))
-    return Progress(*columns, TimeRemainingColumn(), transient=False)
+    console = Console()
+    return Progress(
+        *columns,
+        RateColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
 
 
 class _Progress(TrainerCallback):

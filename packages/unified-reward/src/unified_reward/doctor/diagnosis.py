@@ -128,7 +128,8 @@ def _models() -> Iterator[tuple[sizes.Size, str]]:
 
 def _ways(kind: str) -> Iterator[tuple[sizes.Use, sizes.Dtype]]:
     """Uses and dtypes: systems are neither quantised nor trained here."""
-    yield from (("inference", dtype) for dtype in sizes.DTYPES[: 2 if kind == "system" else None])
+    for dtype in sizes.DTYPES[: 2 if kind == "system" else None]:
+        yield "inference", dtype
     if kind == "judge":
         yield "lora", "float32"
         yield "full", "float32"

@@ -178,7 +178,7 @@ def _video(items: Items) -> str:
 
 def _score(judge: BaseJudge, sample: Sample) -> str:
     verdict = judge.ask([sample])[0]
-    if not isinstance(verdict, Scored):
+    if not isinstance(verdict, Scored) or verdict.score is None:
         raise ConfigError(f"no score but {verdict}")
     return f"{verdict.score.value:.2f} by {Path(judge.name).name}"
 

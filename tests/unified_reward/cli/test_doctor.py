@@ -60,6 +60,14 @@ def test_the_report_is_grouped_and_ends_with_what_to_do_next(cli, outcomes):
     assert "no published weights in the cache of the hub" in out
 
 
+def test_figures_are_whole_on_80_columns(cli, outcomes, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    outcomes()
+    _, out, _ = cli("doctor")
+    assert "13B                        42.1 -   83.2 -" in out
+    assert "…" not in out
+
+
 def test_a_self_test_that_fails_is_exit_1_and_is_next(cli, outcomes):
     outcomes(SelfTest("Ray task", "ray", "failed", 1.0, "RuntimeError: no"))
     code, out, _ = cli("doctor")

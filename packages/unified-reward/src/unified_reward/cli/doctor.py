@@ -77,8 +77,10 @@ def _print(found: diagnosis.Diagnosis, tests: Sequence[SelfTest]) -> None:
     console.print(Text.assemble(("\nnext: ", "bold"), diagnosis.next_step(found, tests)))
 
 
-def _print_group(console: Console, title: str, rows: Iterable[_Row]) -> None:
+def _print_group(console: Console, title: str, rows: Sequence[_Row]) -> None:
     table = Table(box=None, show_header=False, padding=(0, 1))
+    for _ in range(max(map(len, rows), default=0)):
+        table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*(Text.assemble(cell) for cell in row))
     console.print(Text(f"\n{title}", "bold"))
@@ -160,7 +162,7 @@ def _fit_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """A row a model: GiB of each use, marked by whether they fit."""
     ways = [*dict.fromkeys((row["use"], row["dtype"]) for row in rows)]
     table = Table(box=None, padding=(0, 1))
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")  # gives way to the figures
     for use, dtype in ways:
         table.add_column(dtype if use == "inference" else use, justify="right", no_wrap=True)
     cells: dict[str, dict[Any, Text]] = {}

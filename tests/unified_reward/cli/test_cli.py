@@ -104,7 +104,14 @@ def test_rank_gives_places_in_the_order_given(cli, files):
     assert list(row) == CONTRACT
     assert (row["status"], row["order"], row["scores"]) == ("ranked", [1, 2, 0], [1, 3, 2])
     code, out, _ = cli(*arguments)
-    assert (code, "2 > 3 > 1" in out) == (0, True)
+    lines = [line.split() for line in out.splitlines()]
+    assert (code, lines) == (
+        0,
+        [["1", "b.png", "3.00"], ["2", "c.png", "2.00"], ["3", "a.png", "1.00"]],
+    )
+    code, out, error = cli(*arguments, "none.png")
+    assert (code, out.splitlines()[-1].split()) == (1, ["-", "none.png"])
+    assert "none.png" in error
 
 
 @pytest.mark.usefixtures("files")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def print_verdicts(
-    judge: BaseJudge, verdicts: Sequence[tuple[str, Verdict | Ranking]], *, as_json: bool
+    judge: BaseJudge, verdicts: Sequence[tuple[str, Verdict]], *, as_json: bool
 ) -> None:
     """Print named verdicts; exit with 1 if any is missing."""
     rows = [
@@ -42,6 +42,27 @@ def print_verdicts(
         for note in dict.fromkeys(reason for reason in reasons if reason.startswith(NOTE)):
             typer.echo(note, err=True)
     exit_if(reason and not reason.startswith(NOTE) for reason in reasons)
+
+
+def print_ranking(
+    judge: BaseJudge, prompt: str, names: Sequence[str], ranking: Ranking, *, as_json: bool
+) -> None:
+    """Print the candidates of a prompt, best first; exit with 1 if one has no answer."""
+    row = verdict_row(prompt, ranking, judge=judge.name, family=judge.family)
+    reason = row["reason"] or ""
+    if as_json:
+        print_json([row])
+    else:
+        left_out = [i for i in range(len(names)) if i not in ranking.order]
+        places = [*enumerate(ranking.order, 1), *(("-", i) for i in left_out)]
+        table = Table(box=None, show_header=False)
+        for place, i in places:
+            score = ranking.scores[i]
+            table.add_row(str(place), Text(names[i]), "" if score is None else f"{score:.2f}")
+        Console().print(table)
+        if reason:
+            typer.echo(reason, err=True)
+    exit_if([reason and not reason.startswith(NOTE)])
 
 
 def print_json(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -111,8 +132,5 @@ def describe(row: Mapping[str, Any]) -> str:
             shares = f"first {row['p_first']:.0%}, tie {row['p_tie']:.0%}"
             note = "" if row["consistent"] in (True, None) else "  [the orders disagree]"
             return f"{row['winner']}  ({shares}, second {row['p_second']:.0%}){note}"
-        case "ranked":
-            order = " > ".join(str(i + 1) for i in row["order"])
-            return f"{order}  [{row['reason']}]" if row["reason"] else order
         case _:
             return f"{row['status']}: {row['reason']}"

@@ -45,4 +45,4 @@ def rank(
     )
     opened = judge.open()
     ranking = opened.rank_samples(inputs.sample, len(inputs.names), by=by.value)
-    output.print_verdicts(opened, [(prompt, ranking)], as_json=as_json)
+    output.print_ranking(opened, prompt, inputs.names, ranking, as_json=as_json)

@@ -168,6 +168,7 @@ USAGE = [
     ),
     (["score", "a.png", "--prompt", "p", "--quantize", "2bit"], "'2bit' is not one of"),
     (["score", "a.png", "--prompt", "p", "--judge", "nonsense"], "there is no judge 'nonsense'"),
+    (["score", "a.png", "--prompt", "p", "--judge", "tiny_jugde"], "'tiny_jugde', but tiny_judge"),
     (["score", "a.png", "--prompt", "p", "--judge", "scripted:x"], "no scripted model 'x'"),
     (
         ["score", "a.png", "--prompt", "p", "--judge", "scripted:perfect"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -275,9 +276,11 @@ def kind_of(given: str) -> _Kind:
         return "installed"
     if _is_checkpoint(given):
         return "checkpoint"
+    known = (*extensions("checkpoints"), *extensions("judges"), *scorer_names())
+    near = get_close_matches(given, known, n=1)
+    hint = f", but {near[0]}" if near else missing_hint(given)
     raise ConfigError(
-        f"there is no judge {given!r}{missing_hint(given)}; give one of these:\n"
-        f"{available_judges()}"
+        f"there is no judge {given!r}{hint}; give one of these:\n{available_judges()}"
     )
 
 

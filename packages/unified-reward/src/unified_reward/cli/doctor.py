@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+import unified_reward
 from unified_reward.cli import output
 from unified_reward.cli.progress import bar
 from unified_reward.doctor import diagnosis, sizes
@@ -89,7 +91,10 @@ def _print_group(console: Console, title: str, rows: Sequence[_Row]) -> None:
 
 def _versions(found: diagnosis.Diagnosis) -> list[_Row]:
     known = {package.name: package for package in found.packages}
-    rows: list[_Row] = []
+    rows: list[_Row] = [
+        ("python", platform.python_version(), ""),
+        ("unified-reward", unified_reward.__version__, ""),
+    ]
     for package in (known[name] for name in _MAIN if name in known):
         is_wrong = package.in_range is False
         note = Text(f"wanted {package.wanted}", "yellow") if is_wrong else ""

@@ -84,8 +84,8 @@ def run_python(block: Block, page: Path, namespace: dict) -> None:
 
 
 def run_console(block: Block) -> None:
-    """Run each ``$`` line; the lines below it must occur in its output."""
-    lines = block.text.replace("\\\n", " ").splitlines()
+    """Run each ``$`` line; the lines below it must occur in its output, ``…`` stands for others."""
+    lines = block.text.replace("\\\n", " ").replace("…\n", "").splitlines()
     output = ""
     for line in lines:
         if not line.startswith("$ "):

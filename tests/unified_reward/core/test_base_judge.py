@@ -1,5 +1,6 @@
 """score, compare and rank on one primitive: which sample is asked, and which error is raised."""
 
+import threading
 from itertools import combinations
 from pathlib import Path
 
@@ -325,12 +326,21 @@ def test_a_failure_is_a_value_of_a_list_and_is_raised_for_a_single_item():
 
 
 def test_a_list_that_takes_long_shows_a_bar_on_standard_error(monkeypatch, capsys):
+    start, started = progress._started, threading.Event()
+
+    def start_bar(*arguments):
+        bar = start(*arguments)
+        started.set()
+        return bar
+
     class Slow(Verdicts):
         def ask(self, samples, *, orders=2, on_progress=None):
+            assert progress.DELAY_S or started.wait(60), "a bar appears before any item is done"
             for _ in samples:
                 on_progress(1)
             return [points(1)] * len(samples)
 
+    monkeypatch.setattr(progress, "_started", start_bar)
     judge = Slow(None)
     judge.score("p", images=["a"] * 8)
     assert capsys.readouterr() == ("", "")
@@ -338,6 +348,7 @@ def test_a_list_that_takes_long_shows_a_bar_on_standard_error(monkeypatch, capsy
     judge.score("p", images=["a"] * 8)
     out, err = capsys.readouterr()
     assert out == err == "", "no terminal, no bar"
+    started.clear()
     monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal does
     judge.score("p", images=["a"] * 8)
     out, err = capsys.readouterr()

@@ -8,6 +8,7 @@ import typer
 
 from unified_reward.cli import options, output
 from unified_reward.cli.inputs import read_inputs
+from unified_reward.cli.progress import waiting
 from unified_reward.core.errors import ConfigError
 
 
@@ -37,5 +38,6 @@ def compare(
     if len(inputs.names) != 2:
         raise ConfigError(f"compare takes two candidates, not {len(inputs.names)}; use rank")
     opened, sample = judge.open(), inputs.sample(0, 1)
-    verdict = opened.ask([sample], orders=options.orders_of(orders))[0]
+    with waiting("comparing"):
+        verdict = opened.ask([sample], orders=options.orders_of(orders))[0]
     output.print_verdicts(opened, [(sample.id, verdict)], as_json=as_json)

@@ -9,6 +9,7 @@ import typer
 
 from unified_reward.cli import options, output
 from unified_reward.cli.inputs import read_inputs
+from unified_reward.cli.progress import waiting
 
 
 class By(StrEnum):
@@ -44,5 +45,6 @@ def rank(
         alone=judge.takes_answers_alone,
     )
     opened = judge.open()
-    ranking = opened.rank_samples(inputs.sample, len(inputs.names), by=by.value)
+    with waiting("ranking"):
+        ranking = opened.rank_samples(inputs.sample, len(inputs.names), by=by.value)
     output.print_ranking(opened, prompt, inputs.names, ranking, as_json=as_json)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from threading import Timer
 from typing import TYPE_CHECKING
 
 
@@ -28,26 +28,33 @@ def progress_bar(title: str, total: int) -> Generator[Callable[[int], None]]:
     Yields:
         A function to call with the number of items just done.
     """
-    start = time.monotonic()
     done = 0
     bar: Progress | None = None
 
+    def show() -> None:
+        nonlocal bar
+        bar = _started(title, total, done)
+
     def advance(n: int) -> None:
-        nonlocal bar, done
+        nonlocal done
         done += n
-        if bar is None and time.monotonic() - start > DELAY_S and done < total:
-            bar = _started(title, total)
         if bar is not None:
             bar.update(bar.task_ids[0], completed=done)
 
+    timer = Timer(DELAY_S, show)
+    timer.daemon = True
+    timer.start()
     try:
         yield advance
     finally:
+        timer.cancel()
+        timer.join()
         if bar is not None:
+            bar.update(bar.task_ids[0], completed=done)
             bar.stop()
 
 
-def _started(title: str, total: int) -> Progress:
+def _started(title: str, total: int, done: int) -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -67,6 +74,6 @@ def _started(title: str, total: int) -> Progress:
         redirect_stdout=False,
         disable=not (console.is_terminal or console.is_jupyter),
     )
-    bar.add_task(title, total=total)
+    bar.add_task(title, total=total, completed=done)
     bar.start()
     return bar

@@ -26,6 +26,7 @@ PROMPTS = [
 ]
 HELD_OUT = [f"a large green circle at the {place}" for place in PLACES]
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
+out.mkdir(parents=True, exist_ok=True)
 
 judge, before = ur.open_judge(JUDGE), policies.load(POLICY)
 examples = []

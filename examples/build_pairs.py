@@ -21,6 +21,7 @@ PROMPTS = (
     "a green square and a yellow triangle",
 )
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
+out.mkdir(parents=True, exist_ok=True)
 
 policy = policies.load(POLICY)
 examples = []

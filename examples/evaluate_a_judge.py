@@ -14,6 +14,7 @@ import unified_reward as ur
 JUDGES = ("tiny_judge", "scripted:first", "scripted:silent")
 BENCHMARK, DATA, LIMIT = "microworld", None, 2
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
+out.mkdir(parents=True, exist_ok=True)
 
 reports = {}
 for reference in JUDGES:

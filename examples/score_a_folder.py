@@ -18,6 +18,7 @@ from unified_reward_lab.microworld import Scene, Thing, render
 JUDGE = "tiny_judge"
 PROMPT = "a large red star at the top left"
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
+out.mkdir(parents=True, exist_ok=True)
 
 # draw: four images, and a file that is none
 right = Thing("red", "star", "large", "top left")

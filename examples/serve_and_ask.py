@@ -17,6 +17,7 @@ from unified_reward_lab.microworld import Scene, Thing, render
 
 JUDGES = {"star": "tiny_judge", "silent": "scripted:silent"}  # silent gives no readable answer
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
+out.mkdir(parents=True, exist_ok=True)
 
 for name, thing in {
     "right": Thing("red", "star", "large", "top left"),
@@ -31,8 +32,11 @@ named = [part for name, judge in JUDGES.items() for part in ("--judge", f"{name}
 command = [sys.executable, "-m", "unified_reward", "serve", "--port", "0", *named]
 with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
     try:
-        url = next(line.split()[-1] for line in server.stderr if line.startswith("serving on"))
-        with RewardClient(url) as client:
+        for line in server.stderr:
+            print(line, end="", file=sys.stderr)  # why it cannot start, or its URL
+            if line.startswith("serving on"):
+                break
+        with RewardClient(line.split()[-1]) as client:
             client.wait_ready(600)
             for names in (["star"], ["star", "silent"]):
                 rewards = RewardSet([RewardTerm(name) for name in names])

@@ -25,6 +25,7 @@ from unified_reward_lab.microworld import Scene, Thing, render
 BASE = "tiny_judge"
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
+out.mkdir(parents=True, exist_ok=True)
 
 # draw: two of three people prefer blue, whatever the prompt, which BASE cannot know
 for name, shape, n in (("votes", "star", 48), ("held_out", "circle", 20)):

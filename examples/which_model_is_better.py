@@ -18,6 +18,7 @@ from unified_reward_lab import microworld
 JUDGE = "tiny_judge"
 PROMPTS = 16
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
+out.mkdir(parents=True, exist_ok=True)
 
 # draw: model "before" takes its first image, model "after" the best of three others
 prompts = []

@@ -24,7 +24,7 @@ def run(tmp_path, monkeypatch, capfd):
     """Run an example in an empty folder; its variables, and the lines that it prints."""
 
     def run_example(name):
-        monkeypatch.setattr(sys, "argv", [name, str(tmp_path)])
+        monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "out")])
         variables = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
         return variables, capfd.readouterr().out.splitlines()
 
@@ -37,7 +37,7 @@ def lines_of(path):
 
 def test_a_folder_is_scored_best_first_and_a_broken_file_has_no_score(run, tmp_path):
     run("score_a_folder")
-    with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
+    with (tmp_path / "out" / "scores.csv").open(encoding="utf-8") as file:
         rows = [*csv.DictReader(file)]
     *scored, broken = rows
     values = [float(row["score"]) for row in scored]
@@ -54,7 +54,7 @@ def test_the_better_model_is_ahead_by_more_than_its_interval(run, tmp_path):
     assert 0 < low < variables["paired"]["difference"] < high
     assert variables["paired"]["n"] == variables["PROMPTS"]
     assert "better" in lines
-    assert "after" in (tmp_path / "evaluation" / "page.html").read_text("utf-8")
+    assert "after" in (tmp_path / "out" / "evaluation" / "page.html").read_text("utf-8")
 
 
 def test_a_judge_learns_a_preference_from_votes(run):
@@ -81,7 +81,7 @@ def test_trl_trains_by_the_rewards_of_the_judge(run, tmp_path):
     logged = [entry["reward"] for entry in variables["trainer"].state.log_history[:1]]
     first = rewards[: n_answers // variables["STEPS"]]
     assert logged == [pytest.approx(sum(first) / len(first), abs=1e-4)]
-    assert (tmp_path / "policy" / "model.safetensors").exists()
+    assert (tmp_path / "out" / "policy" / "model.safetensors").exists()
 
 
 def test_a_reward_of_an_answer_without_a_score_is_none():
@@ -106,11 +106,11 @@ def test_both_strategies_make_a_pair_of_every_prompt(run, tmp_path):
     variables, _ = run("build_pairs")
     n = len(variables["PROMPTS"])
     for strategy in ("rank+sift", "adaptive"):
-        rows = [json.loads(line) for line in lines_of(tmp_path / f"{strategy}.jsonl")]
+        rows = [json.loads(line) for line in lines_of(tmp_path / "out" / f"{strategy}.jsonl")]
         assert [row["status"] for row in rows] == ["kept"] * n
         assert all(row["chosen_score"] > row["rejected_score"] for row in rows)
         assert {row["strategy"] for row in rows} == {strategy}
-        assert (tmp_path / f"{strategy}.parquet").stat().st_size > 0
+        assert (tmp_path / "out" / f"{strategy}.parquet").stat().st_size > 0
     assert variables["counts"]["written"] == n
 
 
@@ -120,12 +120,12 @@ def test_alignment_moves_the_policy_away_from_the_reference(run, tmp_path):
     assert losses[0] == pytest.approx(0.6931, abs=1e-3)
     assert losses[-1] != losses[0]
     assert variables["report"]["pairs"] == len(variables["PROMPTS"])
-    sheet = Image.open(tmp_path / "before_and_after.png")
+    sheet = Image.open(tmp_path / "out" / "before_and_after.png")
     top, bottom = (
         sheet.crop((0, y, sheet.width, y + sheet.height // 2)) for y in (0, sheet.height // 2)
     )
     assert top.tobytes() != bottom.tobytes()
-    assert [*(tmp_path / "aligned" / "adapter").glob("*.safetensors")]
+    assert [*(tmp_path / "out" / "aligned" / "adapter").glob("*.safetensors")]
 
 
 def test_controls_show_flips_with_the_order_and_unreadable_answers(run):

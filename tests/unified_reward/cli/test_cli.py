@@ -30,14 +30,14 @@ def test_a_folder_stands_for_the_media_in_it_in_natural_order(cli, files):
     for name, shot in (("a.png", "10.png"), ("b.png", "9.png"), ("c.png", "more/1.png")):
         (files / name).rename(files / "shots" / shot)
     (files / "shots" / "prompts.txt").write_text("p")
-    asked = ("--prompt", "p", "--judge", "scripted:tie", "--json")
-    code, out, _ = cli("score", "shots", *asked)
+    options = ("--prompt", "p", "--judge", "scripted:tie", "--json")
+    code, out, _ = cli("score", "shots", *options)
     assert (code, [row["id"] for row in rows(out)]) == (
         0,
         ["shots/9.png", "shots/10.png", "shots/more/1.png"],
     )
     (files / "empty").mkdir()
-    code, _, error = cli("score", "empty", *asked)
+    code, _, error = cli("score", "empty", *options)
     assert code == 2
     assert "empty is a folder without images or videos" in error
 

@@ -156,7 +156,7 @@ def data_folder(data: str | Path | None) -> Path | None:
     if not data or is_folder(data) or is_file(data):
         return Path(data) if data else None
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(data)):
-        raise ConfigError(f"there is no folder {data}, and it is not a hub id (org/name)")
+        raise ConfigError(f"there is no file or folder {data}, and it is not a hub id (org/name)")
     with extra("local"):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled

@@ -35,8 +35,8 @@ def compare(
         source=source,
         alone=judge.takes_answers_alone,
     )
-    if len(inputs.names) != 2:
-        raise ConfigError(f"compare takes two candidates, not {len(inputs.names)}; use rank")
+    if (n := len(inputs.names)) != 2:
+        raise ConfigError(f"compare takes two candidates, not {n}{'; use rank' if n > 2 else ''}")
     opened, sample = judge.open(), inputs.sample(0, 1)
     with waiting("comparing"):
         verdict = opened.ask([sample], orders=options.orders_of(orders))[0]

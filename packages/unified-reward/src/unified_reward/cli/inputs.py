@@ -73,7 +73,7 @@ def read_inputs(
         context = () if image is None else (Image(Path(image)),)
         return Inputs(Task.IMAGE_UNDERSTANDING, prompt, tuple(answers), tuple(answers), context)
     if len(kinds) > 1:
-        raise ConfigError("images and videos cannot be judged against each other")
+        raise ConfigError("images and videos cannot be judged against each other; give one kind")
     if kinds == {"video"}:
         videos = tuple(Video(Path(file)) for file in files)
         return Inputs(Task.VIDEO_GENERATION, prompt, tuple(files), videos)

@@ -33,4 +33,7 @@ def show(
         say_next("dpo", file, "--policy", "POLICY")
     elif counts["generated"]:
         say_next("pairs", file, "PAIRS.jsonl", "--judge", "JUDGE")
-    exit_if([counts["unusable"]])
+    if n_unusable := counts["unusable"]:
+        rows = "1 row is" if n_unusable == 1 else f"{n_unusable} rows are"
+        typer.echo(f"{rows} not of candidates, pairs or data; the page says why", err=True)
+    exit_if([n_unusable])

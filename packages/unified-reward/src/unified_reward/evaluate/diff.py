@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.paths import is_file, is_folder
 from unified_reward.core.samples import Candidate, Example
 from unified_reward.evaluate.answers import read_answers
 from unified_reward.evaluate.coverage import content_of
@@ -136,6 +137,8 @@ def _figures(
 
 
 def _read(folder: Path) -> _Run:
+    if is_folder(folder / "verdicts") and not is_file(folder / REPORT):
+        raise DataError(f"the evaluation in {folder} was not finished; run its command again")
     try:
         report = read_json(folder / REPORT)
         if not is_report(report):

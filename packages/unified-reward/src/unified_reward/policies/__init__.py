@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.extensions import checkpoint_path, extra
+from unified_reward.core.extensions import checkpoint_path, extra, missing_hint
 from unified_reward.core.paths import is_file, is_folder
 from unified_reward.io.atomic import write_json
 from unified_reward.io.text import read_json
@@ -131,11 +132,16 @@ def load(
         batch_size: Candidates per forward pass; default 16 answers, or 4 images or videos.
 
     Raises:
-        ConfigError: The policy does not take one of the options.
+        ConfigError: There is no such policy, or it does not take one of the options.
         ModelError: The policy cannot be loaded, or is neither text-to-image nor text-to-video, and
             edits no images.
     """
     source = checkpoint_path(source)
+    if not is_folder(source) and re.fullmatch(r"[\w-]+", str(source)):
+        raise ConfigError(
+            f"there is no policy {str(source)!r}{missing_hint(str(source))}; give a folder, a hub "
+            "id (org/name) or a registered name"
+        )
     if is_pipeline(source):
         with extra("diffusion"):
             from unified_reward.policies.diffusion import DiffusionPolicy, load_pipeline

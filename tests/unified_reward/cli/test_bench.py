@@ -63,7 +63,7 @@ def test_broken_rows_are_told_by_the_exit_code_and_counted(folder):
     [
         (("--on", "nothing"), ConfigError, "no benchmark 'nothing'; there are fetv"),
         (("--on", "fetv"), ConfigError, "fetv needs --data"),
-        (("--on", "fetv", "--data", "./gone"), ConfigError, "no folder"),
+        (("--on", "fetv", "--data", "./gone"), ConfigError, "no file or folder"),
         (("--on", "fetv", "--data", "."), DataError, "human_ratings_all.jsonl"),
     ],
 )

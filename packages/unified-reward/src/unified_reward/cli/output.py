@@ -53,12 +53,13 @@ def print_ranking(
     if as_json:
         print_json([row])
     else:
-        left_out = [i for i in range(len(names)) if i not in ranking.order]
-        places = [*enumerate(ranking.order, 1), *(("-", i) for i in left_out)]
+        places = {i: str(place) for place, i in enumerate(ranking.order, 1)}
+        left_out = [i for i in range(len(names)) if i not in places]
         table = Table(box=None, show_header=False)
-        for place, i in places:
+        for i in (*ranking.order, *left_out):
             score = ranking.scores[i]
-            table.add_row(str(place), Text(names[i]), "" if score is None else f"{score:.2f}")
+            value = "" if score is None else f"{score:.2f}"
+            table.add_row(places.get(i, "-"), Text(names[i]), value)
         Console().print(table)
         if reason:
             typer.echo(reason, err=True)

@@ -19,7 +19,6 @@ from unified_reward_lab.microworld import Scene, Thing, render
 
 POLICY, GENERATIONS, STEPS = str(checkpoint_path("tiny_base")), 4, 2
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
-out.mkdir(parents=True, exist_ok=True)
 judge = ur.open_judge("tiny_judge")
 QUESTION = "where is the circle?"
 star = Thing("red", "star", "large", "top left")

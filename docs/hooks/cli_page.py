@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import typer
 from tables import table
 
-from unified_reward.cli import app
+from unified_reward.cli import EXIT_CODES, app
 from unified_reward.cli.options import JudgeArguments, opens_judge
 
 
@@ -217,7 +217,7 @@ def markdown() -> str:
     """Text of the page."""
     known = commands()
     placed = {name for names in SECTIONS.values() for name in names}
-    lines = [_INTRODUCTION, _global_options(), _overview(known)]
+    lines = [_INTRODUCTION, _exit_codes(), _global_options(), _overview(known)]
     for title, names in SECTIONS.items():
         here = [name for name in names if name in known]
         here += [name for name in known if name not in placed] if title == "Others" else []
@@ -236,20 +236,20 @@ _SHARED_TEXT = (
 _INTRODUCTION = f"""# Commands
 
 `{PROGRAM} COMMAND --help` prints the same in the terminal. Values are given as `--name value`; a
-flag has none.
+flag has none."""
 
-| Exit code | Meaning |
-|---|---|
-| 0 | everything was answered |
-| 1 | some items were not, or the finding is negative; each command says when |
-| 2 | wrong usage, or nothing could be done; a line on standard error says why |
-| 130 | interrupted by Ctrl-C |"""
+
+def _exit_codes() -> str:
+    rows = [(str(code), meaning) for code, meaning in EXIT_CODES.items()]
+    return table(("Exit code", "Meaning"), rows)
 
 
 def _global_options() -> str:
     """Options of the program itself."""
-    group: Any = typer.main.get_group(app)
-    rows = [(", ".join(f"`{one}`" for one in each.opts), each.help or "") for each in group.params]
+    program: Any = typer.main.get_command(app)
+    rows = [
+        (", ".join(f"`{one}`" for one in each.opts), each.help or "") for each in program.params
+    ]
     return table((f"`{PROGRAM}` alone", "Meaning"), rows)
 
 

@@ -194,6 +194,7 @@ def test_three_files_are_ranked_best_first(url, visit):
     page.get_by_role("button", name="Remove Candidate A").click()
     page.get_by_role("button", name="Judge", exact=True).click()
     expect(bright.locator("strong")).to_have_text("A is better")
+    assert sorted(bright.locator(".scores .letter").all_inner_texts()) == ["A", "B"]
 
 
 def test_a_broken_file_shows_its_failure_and_no_number(url, visit):
@@ -287,6 +288,7 @@ def test_answers_about_an_image_are_compared(url, visit):
     page.keyboard.press("Control+Enter")
     expect(card(page, "any")).to_contain_text("A and B tie")
     expect(page.locator("#curl")).to_contain_text('"text":"a circle"')
+    assert card(page, "any").count() == 1
 
 
 def test_what_is_missing_is_named_and_files_are_dropped_and_removed(url, visit):
@@ -312,6 +314,7 @@ def test_what_is_missing_is_named_and_files_are_dropped_and_removed(url, visit):
     page.get_by_role("button", name="Remove Candidate A").click()
     expect(page.get_by_role("button", name="Remove Candidate A: dropped.mp4")).to_be_focused()
     expect(row(page, "clips").locator("input")).to_be_enabled()
+    assert page.get_by_role("button", name="Remove Candidate").count() == 1
 
 
 def test_the_token_is_asked_for_and_kept_in_the_tab_alone(visit):
@@ -377,3 +380,4 @@ def test_a_judge_that_loads_and_takes_long_is_awaited_or_stopped(visit, monkeypa
         judge.may_answer.set()
         page.keyboard.press("Enter")
         expect(card(page, "slow")).to_contain_text("39.22 ± 7.50")
+        assert card(page, "slow").count() == 1, "the answer that was stopped is dropped"

@@ -34,11 +34,13 @@ _QUIET = {
 what the user has set wins."""
 
 
-EXIT_CODES = (
-    "Exit code 0: everything was answered. 1: some items were not, or the finding is negative. "
-    "2: wrong usage, or nothing could be done. 130: interrupted by Ctrl-C."
-)
 INTERRUPTED = 130
+EXIT_CODES = {
+    0: "everything was answered",
+    1: "some items were not, or the finding is negative",
+    2: "wrong usage, or nothing could be done",
+    INTERRUPTED: "interrupted by Ctrl-C",
+}
 _USAGE: Any = import_module(typer.BadParameter.__module__)
 """Module of the errors about wrong options and arguments; older versions of typer have click's."""
 
@@ -158,7 +160,7 @@ def _print_version(value: bool) -> None:  # noqa: FBT001  typer calls it so
         raise typer.Exit
 
 
-@app.callback(epilog=EXIT_CODES)
+@app.callback(epilog=f"Exit code {'; '.join(f'{n}: {text}' for n, text in EXIT_CODES.items())}.")
 def root(
     *,
     version: Annotated[

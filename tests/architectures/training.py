@@ -53,14 +53,14 @@ def examples(name):
     ]
 
 
-def train(folder, name, out, *, head="generative", lora_rank=0):
+def train(folder, name, out, *, lora_rank=0, **options):
     """Train a judge on `examples` for a step; returns its loss."""
-    config = JudgeTraining(_optim(lora_rank), str(folder), family="native", head=head)
+    config = JudgeTraining(_optim(lora_rank), str(folder), family="native", **options)
     [(_, loss)] = train_judge(config, out, examples(name))
     return loss
 
 
-def align(folder, name, out):
+def align(folder, name, out, *, lora_rank=0, dtype=None):
     """Align on two pairs for a step, by a loss of the chosen answers too; returns the report."""
     rows = []
     for i, picture in enumerate(_pictures(name)):
@@ -69,7 +69,8 @@ def align(folder, name, out):
         row |= {"prompt": _QUESTIONS[i], "context": [{"image": f"{i}.png"}]}
         rows.append(row | {"chosen": {"text": _CHOSEN[i]}, "rejected": {"text": _REJECTED[i]}})
     pairs = write_rows(out.parent / "pairs.jsonl", rows)
-    return align_vlm(folder, pairs, VLMDPO(_optim(), sft=_SFT_WEIGHT), out, lambda _: None)
+    config = VLMDPO(_optim(lora_rank), sft=_SFT_WEIGHT, dtype=dtype)
+    return align_vlm(folder, pairs, config, out, lambda _: None)
 
 
 def _optim(lora_rank=0):

@@ -51,7 +51,7 @@ def test_what_fits_on_a_card_is_by_its_free_memory(found):
     assert rows["7B", "inference", "8bit"] == "yes"
     assert rows["7B", "inference", "float32"] == rows["7B", "full", "float32"] == "no"
     assert rows["ixc-2.5-reward", "inference", "bfloat16"] == "unknown"
-    assert ("pickscore", "lora", "float32") not in rows
+    assert ("pickscore", "lora", "bfloat16") not in rows
 
 
 def test_without_a_device_models_are_put_into_main_memory(found):

@@ -19,6 +19,7 @@ from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Task
+from unified_reward.train.adapters import merge_peft
 from unified_reward.train.dry_run import dry_run
 from unified_reward.train.judge import JudgeTraining
 from unified_reward.train.launch import LaunchConfig, read_launch_config
@@ -139,13 +140,17 @@ def test_an_unknown_base_is_told_with_those_that_are_known():
 
 
 def test_memory_of_a_thousand_million_weights_by_hand():
-    """Bytes a weight: 16 in one piece and under FSDP; ZeRO-2 keeps 2 whole and spreads 14."""
+    """Bytes a weight: 16 in one piece and under FSDP; ZeRO-2 keeps 2 whole and spreads 14.
+
+    Frozen weights have 2 in bfloat16 and under ZeRO, else 4.
+    """
     n, gib = 2**30, pytest.approx
-    kept = {
-        kind: LaunchConfig("x", 8, kind).memory_gib(n, n, 8 * n)["total"]
-        for kind in ("none", "fsdp", "zero2", "zero3")
-    }
+    ways = {kind: LaunchConfig("x", 8, kind) for kind in ("none", "fsdp", "zero2", "zero3")}
+    kept = {kind: way.memory_gib(0, n, 8 * n)["total"] for kind, way in ways.items()}
     assert kept == {"none": gib(16), "fsdp": gib(2), "zero2": gib(3.75), "zero3": gib(2)}
+    assert [way.width("float32") for way in ways.values()] == [4, 4, 2, 2]
+    assert {way.width("bfloat16") for way in ways.values()} == {2}
+    assert ways["fsdp"].memory_gib(2 * n, 0, 0)["total"] == gib(0.25)
 
 
 def launcher(tmp_path, **changes):
@@ -234,14 +239,15 @@ class Trained:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_weights_that_fsdp_spread_come_back_whole_and_tied(alone, checkpoints, tmp_path):
-    model = load_vlm(checkpoints["qwen3_vl"], device="cpu", dtype="float32").model
-    before = {name: item.clone() for name, item in model.state_dict().items()}
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_that_fsdp_spread_come_back_whole_and_tied(alone, checkpoints, tmp_path, dtype):
+    model = load_vlm(checkpoints["qwen3_vl"], device="cpu", dtype=dtype).model
+    before = {name: item.float().clone() for name, item in model.state_dict().items()}
     spread = get_peft_model(model, lora_config(OptimConfig(steps=1, lora_rank=2)))
     fully_shard(spread)
     assert all(isinstance(item, DTensor) for item in spread.parameters())
     gather_full_weights(Trained(spread))
-    merged = spread.merge_and_unload()
+    merged = merge_peft(spread)
     assert merged.lm_head.weight is merged.get_input_embeddings().weight
     folder = shutil.copytree(checkpoints["qwen3_vl"], tmp_path / "judge")
     merged.save_pretrained(folder)

@@ -195,10 +195,11 @@ def test_loss_and_gradients_are_those_of_the_formulas_in_float64(name, kind):
     result = model.loss(chosen, rejected, condition, NoiseSample(torch.tensor(steps), noise))
     result["loss"].backward()
 
-    expected = torch.zeros(())
+    expected, rounding = torch.zeros(()), 0.0
     for i, step in enumerate(steps):
         alpha, sigma, timestep = noise_level(tiny, step)
-        named, eps, gaps = text_of(tiny, f"star {i}"), noise[i : i + 1].double(), []
+        named, eps = text_of(tiny, f"star {i}"), noise[i : i + 1].double()
+        gaps, sizes = [], 0.0
         for side in (chosen, rejected):
             clean = side[i : i + 1].double()
             noisy = alpha * clean + sigma * eps
@@ -209,11 +210,15 @@ def test_loss_and_gradients_are_those_of_the_formulas_in_float64(name, kind):
                 for part in (moved, frozen)
             ]
             gaps.append(errors[0] - errors[1].detach())
+            sizes += sum(error.item() for error in errors)
         margin = -beta * (gaps[0] - gaps[1])
         assert abs(margin.item()) > 1e-2
+        rounding += beta * torch.finfo(torch.float32).eps * sizes
         expected = expected - torch.nn.functional.logsigmoid(margin) / 2
     expected.backward()
-    assert result["loss"].item() == pytest.approx(expected.item(), rel=1e-4)
+    # The loss moves by no more than its margins, beta times errors that are rounded in float32.
+    assert rounding < 0.002
+    assert result["loss"].item() == pytest.approx(expected.item(), abs=rounding)
     own = {f"{component}.{key}": weight.grad for key, weight in moved.named_parameters()}
     found = {key: weight.grad for key, weight in model.trained.items()}
     assert found.keys() == own.keys()

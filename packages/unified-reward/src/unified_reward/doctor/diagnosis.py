@@ -131,7 +131,7 @@ def _ways(kind: str) -> Iterator[tuple[sizes.Use, sizes.Dtype]]:
     for dtype in sizes.DTYPES[: 2 if kind == "system" else None]:
         yield "inference", dtype
     if kind == "judge":
-        yield "lora", "float32"
+        yield "lora", "bfloat16"
         yield "full", "float32"
 
 

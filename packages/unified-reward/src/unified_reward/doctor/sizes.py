@@ -8,15 +8,15 @@ D, H key-value heads of width W, and a vocabulary of V:
                  8bit, x 0.5625 in 4bit: half a byte, and a float32 for every 64 weights
         cache    2 x L x H x W x b for each of 16,384 tokens, such as 16 requests of 1,024
         pass     24 x D x b for each of them: activations of the layer being computed
-    lora       P x 4 + P / 100 x 16 + training pass + 1 GiB
+    lora       P x 2 + P / 100 x 16 + training pass + 1 GiB
     full       P x 16 + training pass + 1 GiB
         training pass  (L + 24) x D x 2 + V x 8 for each of 4,096 tokens: the input of every layer,
                        the layer being computed, logits and their gradients in float32
 
 b is 4 in float32, else 2. A trained weight takes 16 bytes with AdamW: itself, its gradient and two
-moments in float32; P / 100 are adapters of about rank 32 on all linear layers. Frozen weights of a
-judge are float32 while it is trained, as in a dry run. 1 GiB is for the context of CUDA and what
-else lives on the device. An encoder such as CLIP has no cache, and its pass lies within that GiB.
+moments in float32; P / 100 are adapters of about rank 32 on all linear layers. Weights under
+adapters are bfloat16, as in a dry run. 1 GiB is for the context of CUDA and what else lives on the
+device. An encoder such as CLIP has no cache, and its pass lies within that GiB.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _LAYER = 24
 """Activations of a layer, in widths of it for each token: attention, a gated MLP, residuals."""
 _TRAINED = 16
 """Bytes of a trained weight with AdamW."""
-_FROZEN = 4
-"""Bytes of a frozen weight of a judge while it is trained."""
+_FROZEN = 2
+"""Bytes of a weight under adapters."""
 _ADAPTERS = 0.01
 """Weights of adapters for each parameter."""
 

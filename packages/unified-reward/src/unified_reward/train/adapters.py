@@ -62,14 +62,29 @@ class Adapters:
 
     def merge(self) -> None:
         """Merge the adapters into the weights, in float32 and main memory, and remove them."""
-        # Half precision would round small changes away, and a card may not hold float32.
-        if self.network.dtype != torch.float32:
-            nn.Module.to(self.network, "cpu", torch.float32)
         if self._is_native:
+            _widen(self.network)
             self.network.fuse_lora()
             self.network.unload_lora()
         else:
-            self._peft.merge_and_unload()
+            merge_peft(self._peft)
+
+
+def merge_peft(model: Any) -> Any:
+    """Merge the adapters of PEFT into a model, as `Adapters.merge` does, and return it."""
+    _widen(model)
+    return model.merge_and_unload()
+
+
+def _widen(network: nn.Module) -> None:
+    # Half precision would round small changes away, and a card may not hold float32.
+    if all(each.dtype == torch.float32 for each in network.parameters()):
+        return
+    # One by one, as FSDP does not let a module be moved that it has spread. In processes other than
+    # the first such weights are on the meta device.
+    for each in (*network.parameters(), *network.buffers()):
+        if not each.is_meta:
+            each.data = each.data.to("cpu", torch.float32 if each.is_floating_point() else None)
 
 
 def add_adapters(network: Any, lora: LoraConfig, optim: OptimConfig) -> Adapters:

@@ -30,6 +30,7 @@ from unified_reward.core.requests import Request
 from unified_reward.core.samples import Image, PreferencePair, Video
 from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.vlm import VLMPolicy, build_request
+from unified_reward.train.adapters import merge_peft
 from unified_reward.train.bad_items import BAD_ITEM, SparingCollator
 from unified_reward.train.optim import (
     FiniteTrainer,
@@ -41,6 +42,7 @@ from unified_reward.train.optim import (
     training_arguments,
 )
 from unified_reward.train.padding import choose_padding
+from unified_reward.train.precision import Dtype, check_dtype, load_dtype
 
 
 _LOGGED = {
@@ -66,8 +68,12 @@ class VLMDPO:
     cache_gib: float = 4.0
     """Main memory for decoded and processed prompts in each process, in GiB, >= 0. A prompt that
     fits is decoded once; any other one again at each step that uses it."""
+    dtype: Dtype | None = None
+    """Type of frozen weights; None for bfloat16 under adapters on a GPU, else float32. Adapters are
+    trained and merged in float32."""
 
     def __post_init__(self) -> None:
+        check_dtype(self.dtype, None, self.optim.lora_rank)
         if not (0 < self.beta < math.inf and 0 <= self.sft < math.inf):
             raise ConfigError(f"beta must be > 0 and sft >= 0, not {self.beta} and {self.sft}")
         if self.max_pixels is not None and self.max_pixels < 1:
@@ -214,7 +220,8 @@ def align_vlm(
         ModelError: The model cannot be loaded, or loss or gradient is not finite any more.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
-    model = policies.load(policy, device=str(state.device), dtype="float32")
+    dtype = load_dtype(config.dtype, config.optim.lora_rank)
+    model = policies.load(policy, device=str(state.device), dtype=dtype)
     if not isinstance(model, VLMPolicy):
         raise ConfigError(f"{policy} is a diffusers pipeline, not a vision-language model")
     chat = Chat(model.vlm.chat.processor, max_pixels=config.max_pixels)
@@ -238,7 +245,8 @@ def align_vlm(
         chat.processor.save_pretrained(out)
         policies.write_defaults(model.options, out)
     figures = {name: [round(step[key], 6) for step in history] for name, key in _LOGGED.items()}
-    return {"rows": dict(rows), "pairs": len(answers), "losses": losses, **figures}
+    report = {"rows": dict(rows), "pairs": len(answers), "dtype": dtype, "losses": losses}
+    return report | figures
 
 
 def _ignore(_: str) -> None: ...
@@ -302,7 +310,7 @@ def _fit(
     check_lora_targets(model, optim)
     terms = {"sigmoid": 1.0} | ({"sft": config.sft} if config.sft else {})
     args = DPOConfig(
-        **training_arguments(optim, out / "checkpoints"),
+        **training_arguments(optim, out / "checkpoints", model.dtype),
         beta=config.beta,
         loss_type=[*terms],
         loss_weights=[*terms.values()],
@@ -333,7 +341,7 @@ def _fit(
         return trained, losses, history
     if trainer.accelerator.is_main_process:
         trained.save_pretrained(out / "adapter", save_embedding_layers=False)
-    return trained.merge_and_unload(), losses, history
+    return merge_peft(trained), losses, history
 
 
 def _order(n: int, total: int, seed: int) -> list[int]:

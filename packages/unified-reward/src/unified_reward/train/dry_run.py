@@ -49,6 +49,7 @@ from unified_reward.train.optim import (
     training_arguments,
 )
 from unified_reward.train.placeholders import placeholder_examples
+from unified_reward.train.precision import frozen_dtype
 from unified_reward.train.scalar import ScalarCollator, ScalarExample, ScalarNet
 from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample
 
@@ -134,6 +135,7 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
     shortest = [*tokens.values()].index(min(tokens.values()))
     try_forward(architecture, chat, _requests(turns[shortest]))
     groups, adapter_layers = _optimiser(config, model, chat, turns)
+    dtype = frozen_dtype(config.dtype, None, optim.lora_rank, on_gpu=True)
     return DryRun(
         model=name,
         parameters=parameters,
@@ -141,25 +143,28 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
         wrapped=wrapped,
         tokens=tokens,
         lacking=(*lacking, *not_here(base), *unfit_tokens(architecture, longest, "frames")),
-        **memory_report(launcher, groups, parameters if adapter_layers else 0),
+        dtype=dtype,
+        **memory_report(
+            launcher, groups, parameters * launcher.width(dtype) if adapter_layers else 0
+        ),
         **time_report(launcher, optim, n, turns=1, tokens=sum(tokens.values()) / len(tokens)),
     )
 
 
-def memory_report(launcher: LaunchConfig, groups: Groups, frozen: float) -> dict[str, Any]:
+def memory_report(launcher: LaunchConfig, groups: Groups, frozen: int) -> dict[str, Any]:
     """Trained parameters and the memory of one card, by fields of `DryRun`.
 
     Args:
         launcher: Sharding of the weights.
         groups: Parameter groups of the optimiser.
-        frozen: Number of weights that are not trained; those of two bytes count half.
+        frozen: Bytes of the weights that are not trained.
     """
     trained = sum(weight.numel() for group in groups for weight in group["params"])
     states = sum(_state_bytes(group) for group in groups)
     return {
         "trained": trained,
         "groups": tuple(_group(group) for group in groups),
-        "memory_gib": launcher.memory_gib(frozen + trained, trained, states),
+        "memory_gib": launcher.memory_gib(frozen, trained, states),
     }
 
 

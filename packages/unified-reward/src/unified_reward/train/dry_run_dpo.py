@@ -114,6 +114,7 @@ def _vlm(config: PolicyDPO, training: VLMDPO, launcher: LaunchConfig) -> DryRun:
     try_forward(architecture, chat, [build_request(shortest.prompt, shortest.context)])
     lora = lora_config(optim)
     groups, adapter_layers = optimiser_of(get_peft_model(model, lora) if lora else model, optim)
+    dtype = frozen_dtype(training.dtype, None, optim.lora_rank, on_gpu=True)
     return DryRun(
         model=name,
         parameters=parameters,
@@ -126,7 +127,8 @@ def _vlm(config: PolicyDPO, training: VLMDPO, launcher: LaunchConfig) -> DryRun:
             *unfit_tokens(architecture, longest, "max_pixels"),
         ),
         # Frozen is the base of the adapters, or else the reference.
-        **memory_report(launcher, groups, parameters),
+        dtype=dtype,
+        **memory_report(launcher, groups, parameters * launcher.width(dtype)),
         **time_report(
             launcher, optim, len(pairs), pairs=1, tokens=sum(tokens.values()) / len(tokens)
         ),
@@ -186,7 +188,7 @@ def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig
     optim, trained = training.optim, [*denoiser.networks.values()]
     parameters = _count(trained)
     dtype = frozen_dtype(training.dtype, training.precision, optim.lora_rank, on_gpu=True)
-    frozen = frozen_bytes(pipeline, dtype) / 4
+    frozen = frozen_bytes(pipeline, dtype)
     reasons: list[str] = []
     pairs = _pairs(config.pairs, policy.tasks, reasons)
     lacking = [*_lacking_pairs(config.pairs, reasons), *not_here(config.policy)]

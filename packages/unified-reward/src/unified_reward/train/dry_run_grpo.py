@@ -100,7 +100,7 @@ def _diffusion(
     policy, parts = own.with_options(training.rollout), nn.ModuleDict(networks(own.pipeline))
     parameters = _count(parts)
     dtype = frozen_dtype(training.dtype, training.precision, optim.lora_rank, on_gpu=True)
-    frozen = frozen_bytes(own.pipeline, dtype) / 4
+    frozen = frozen_bytes(own.pipeline, dtype)
     trained = [*AdaptedNetworks(policy, optim).trained.values()]
     if training.rule == "flow" and prediction_type(own.pipeline.scheduler) != "flow":
         raise ConfigError(f"rule: flow is for flow models, and {config.policy} is none; use ddim")

@@ -35,10 +35,10 @@ from unified_reward.train.grpo_vlm import VLMGRPO
 from unified_reward.train.launch import LaunchConfig
 from unified_reward.train.meta_models import build_meta_model, read_architecture
 from unified_reward.train.optim import check_lora_targets, lora_config
+from unified_reward.train.precision import frozen_dtype
 
 
 _QUESTION = "What colour is the lantern at the bow of the boat?"
-_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,8 @@ def dry_run_answers(
         lacking.append(f"prompts: {n} are left for steps of {rows}")
     mean = sum(tokens.values()) / len(tokens) + training.max_new_tokens
     has_reference = bool(lora or training.beta)
+    dtype = frozen_dtype(training.dtype, None, optim.lora_rank, on_gpu=True)
+    n_cached = answers // launcher.processes * longest
     return AnswersDryRun(
         model=name,
         parameters=parameters,
@@ -97,13 +99,16 @@ def dry_run_answers(
         tokens=tokens,
         lacking=(*lacking, *not_here(policy), *unfit_tokens(architecture, longest, "max_pixels")),
         # Frozen is the base of the adapters, or else the reference.
-        **memory_report(launcher, groups, parameters if has_reference else 0),
+        dtype=dtype,
+        **memory_report(
+            launcher, groups, parameters * launcher.width(dtype) if has_reference else 0
+        ),
         launch=f"{launcher.name}, {launcher.sharding}" if launcher.name else "",
         processes=launcher.processes,
         per_step={"prompts": rows, "answers": answers, "tokens": round(answers * mean)},
         steps_per_epoch=math.ceil(n / rows) * training.updates if n else None,
         epochs=round(optim.steps / training.updates * rows / n, 2) if n else None,
-        cache_gib=_cache_gib(architecture.config, answers // launcher.processes * longest),
+        cache_gib=_cache_gib(architecture.config, n_cached, 2 if dtype == "bfloat16" else 4),
     )
 
 
@@ -131,10 +136,10 @@ def _requests(path: Path, training: VLMGRPO) -> tuple[Mapping[str, Request], int
     return requests, max(0, len(examples) - training.held_out), lacking
 
 
-def _cache_gib(config: Any, tokens: int) -> float:
-    """Size of keys and values of so many tokens in all attention layers."""
+def _cache_gib(config: Any, tokens: int, width: int) -> float:
+    """Size of keys and values of so many tokens in all attention layers, of numbers of a width."""
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    size = 2 * text.num_hidden_layers * heads * width * _FLOAT32_BYTES
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size = 2 * text.num_hidden_layers * heads * head_dim * width
     return round(tokens * size / 2**30, 3)

@@ -26,6 +26,7 @@ from unified_reward.train.grpo_vlm import (
     SampledAnswer,
     learn_from_rewards,
 )
+from unified_reward.train.precision import load_dtype
 
 
 class Prompts:
@@ -137,7 +138,8 @@ def train_vlm(
         ServerError: A reward server does not answer; the run can be resumed.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
-    model = policies.load(policy, device=str(state.device), dtype="float32")
+    dtype = load_dtype(config.dtype, config.optim.lora_rank)
+    model = policies.load(policy, device=str(state.device), dtype=dtype)
     if not isinstance(model, VLMPolicy):
         raise ConfigError(f"{policy} is a diffusers pipeline, not a vision-language model")
     log = log if state.is_main_process else _ignore
@@ -159,7 +161,7 @@ def train_vlm(
         n, held_out = report["prompts"], config.held_out
         write_run_page(out, RunFacts(str(policy), rewards.names, as_data(config), n, held_out), log)
     left_out = report["left_out"] + rows.get("left_out", 0)
-    return {"rows": rows, **report, "left_out": left_out}
+    return {"rows": rows, "dtype": dtype, **report, "left_out": left_out}
 
 
 def _ignore(_: str) -> None: ...

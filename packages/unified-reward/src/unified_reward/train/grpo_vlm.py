@@ -32,6 +32,7 @@ from unified_reward.backends.hf_vlm import VLM
 from unified_reward.core.errors import ConfigError, DataError, ModelError, ServerError, one_line
 from unified_reward.core.requests import Request
 from unified_reward.media import PILImage
+from unified_reward.train.adapters import merge_peft
 from unified_reward.train.bad_items import BAD_ITEM, item_name
 from unified_reward.train.grpo_log import FIGURE, Measurements, history
 from unified_reward.train.loops import shuffled_indices
@@ -47,6 +48,7 @@ from unified_reward.train.optim import (
     training_arguments,
 )
 from unified_reward.train.padding import choose_padding
+from unified_reward.train.precision import Dtype, check_dtype
 
 
 _VLLM = "vllm_"
@@ -103,10 +105,14 @@ class VLMGRPO:
     vllm: Mapping[str, Any] = field(default_factory=dict)
     """TRL's options of sampling by vLLM without their prefix, such as ``{mode: colocate,
     gpu_memory_utilization: 0.3}``; empty samples by transformers."""
+    dtype: Dtype | None = None
+    """Type of frozen weights; None for bfloat16 under adapters on a GPU, else float32. Adapters are
+    trained and merged in float32."""
     report_to: str = "none"
     """Tracker of the figures, such as ``tensorboard``, ``wandb`` or ``trackio``."""
 
     def __post_init__(self) -> None:
+        check_dtype(self.dtype, None, self.optim.lora_rank)
         least = {"group": 2, "updates": 1, "block": 1, "held_out_every": 1, "max_new_tokens": 1}
         least |= {"opponents": 2, "held_out": 0, "beta": 0, "min_spread": 0, "patience_s": 0}
         for name, low in least.items():
@@ -376,7 +382,7 @@ def learn_from_rewards(
     share of each batch.
 
     Args:
-        vlm: The model, in float32.
+        vlm: The model, in float32, or under adapters in bfloat16.
         requests: Prompts.
         reward: Scores answers; called in every process.
         config: Settings; of ``weights``, ``min_spread`` and ``patience_s`` the reward makes use.
@@ -503,7 +509,7 @@ def _build_trainer(
     trainer = _GRPOTrainer(
         model=model,
         reward_funcs=scoring,
-        args=_arguments(config, len(held_out), out / "checkpoints"),
+        args=_arguments(config, len(held_out), out / "checkpoints", model.dtype),
         train_dataset=_rows([trained[n * i + k] for i in blocks for k in range(n)]),
         eval_dataset=_rows(held_out) if held_out else None,
         processing_class=chat.processor,
@@ -524,10 +530,12 @@ def _rows(indices: Sequence[int]) -> Dataset:
     return Dataset.from_dict({"row": [*indices], "prompt": [prompt] * len(indices)})
 
 
-def _arguments(config: VLMGRPO, n_held_out: int, checkpoints: Path) -> GRPOConfig:
+def _arguments(
+    config: VLMGRPO, n_held_out: int, checkpoints: Path, dtype: torch.dtype
+) -> GRPOConfig:
     most = max(1, config.optim.batch_size // HELD_OUT_ANSWERS)
     vllm = {_VLLM + name: value for name, value in config.vllm.items()}
-    shared = training_arguments(config.optim, checkpoints) | {"report_to": config.report_to}
+    shared = training_arguments(config.optim, checkpoints, dtype) | {"report_to": config.report_to}
     return GRPOConfig(
         **shared,
         **vllm,
@@ -576,6 +584,6 @@ def _save(trainer: _GRPOTrainer, chat: Chat, out: Path) -> None:
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
         model.save_pretrained(str(out / "adapter"), save_embedding_layers=False)
-        model = cast("Any", model).merge_and_unload()
+        model = merge_peft(model)
     model.save_pretrained(out / "policy")
     chat.processor.save_pretrained(out / "policy")

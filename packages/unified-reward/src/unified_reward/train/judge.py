@@ -29,6 +29,7 @@ from unified_reward.judges.scalar import UNIT
 from unified_reward.train.bad_items import check_items
 from unified_reward.train.optim import OptimConfig
 from unified_reward.train.padding import choose_padding
+from unified_reward.train.precision import Dtype, check_dtype, load_dtype
 from unified_reward.train.scalar import ScalarCollator, ScalarConfig, ScalarExample, fit_scalar
 from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample, fit
 
@@ -64,8 +65,12 @@ class JudgeTraining:
     max_pixels: int | None = None
     processes: int = 1
     """Processes the run is launched with; they share the examples."""
+    dtype: Dtype | None = None
+    """Type of frozen weights; None for bfloat16 under adapters on a GPU, else float32. Adapters are
+    trained and merged in float32."""
 
     def __post_init__(self) -> None:
+        check_dtype(self.dtype, None, self.optim.lora_rank)
         family = prompts.family(self.family)
         if not 0 <= self.held_back < 1:
             raise ConfigError(f"held_back is a share in [0, 1), not {self.held_back}")
@@ -268,9 +273,10 @@ def train_judge(
     folder = Path(out)
     examples = training_examples(config) if examples is None else examples
     card = _card(config)
-    vlm = load_vlm(str(checkpoint_path(config.base)), dtype="float32", max_pixels=config.max_pixels)
+    optim, base = config.optim, str(checkpoint_path(config.base))
+    dtype = load_dtype(config.dtype, optim.lora_rank)
+    vlm = load_vlm(base, dtype=dtype, max_pixels=config.max_pixels)
     choose_padding(vlm.model, vlm.chat)
-    optim = config.optim
     checks = {"limit": vlm.context, "workers": optim.workers}
     head = _head_of_base(config, vlm)
     if config.head == "scalar":

@@ -90,18 +90,23 @@ class LaunchConfig:
             )
         return {name: classes.count(name) for name in names}
 
-    def memory_gib(self, weights: float, trained: int, states: int) -> dict[str, float]:
+    def width(self, dtype: Literal["float32", "bfloat16"]) -> int:
+        """Bytes of a weight that is not trained; ZeRO casts all to two."""
+        return 2 if dtype == "bfloat16" else _BYTES[self.sharding][0]
+
+    def memory_gib(self, frozen: int, trained: int, states: int) -> dict[str, float]:
         """Memory of one process on its GPU between two steps, without activations, in GiB.
 
         Args:
-            weights: Number of weights of four bytes.
+            frozen: Bytes of the weights that are not trained, of all processes if sharded.
             trained: Number of trained weights.
             states: Bytes of the optimiser's moments.
         """
         per_weight, per_gradient, per_copy = _BYTES[self.sharding]
         shards = 1 if self.sharding == "none" else self.processes
+        weights = frozen + trained * per_weight
         sizes = {
-            "weights": weights * per_weight / (1 if self.sharding == "zero2" else shards),
+            "weights": weights / (1 if self.sharding == "zero2" else shards),
             "gradients": trained * per_gradient / shards,
             "optimiser": (states + trained * per_copy) / shards,
         }

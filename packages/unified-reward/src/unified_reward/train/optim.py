@@ -97,8 +97,16 @@ class _Progress(TrainerCallback):
         self._bar.stop()
 
 
-def training_arguments(config: OptimConfig, checkpoints: Path) -> dict[str, Any]:
-    """Arguments of a transformers trainer that every training shares."""
+def training_arguments(
+    config: OptimConfig, checkpoints: Path, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    """Arguments of a transformers trainer that every training shares.
+
+    Args:
+        config: Optimiser and schedule.
+        checkpoints: Folder of the checkpoints of a run.
+        dtype: Type of the model's weights; bfloat16 needs mixed precision, on a CPU too.
+    """
     on_gpu = torch.cuda.is_available()
     return {
         "output_dir": str(checkpoints),
@@ -118,7 +126,7 @@ def training_arguments(config: OptimConfig, checkpoints: Path) -> dict[str, Any]
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
         "seed": config.seed,
-        "bf16": on_gpu,
+        "bf16": on_gpu or dtype == torch.bfloat16,
         "use_cpu": not on_gpu,
         "report_to": "none",
         "disable_tqdm": True,

@@ -1,9 +1,10 @@
-"""Types of weights and mixed precision in the trainings of a pipeline."""
+"""Types of weights and mixed precision in trainings."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from unified_reward.core.errors import ConfigError
@@ -28,7 +29,7 @@ def check_dtype(dtype: Dtype | None, precision: MixedPrecision | None, lora_rank
 def frozen_dtype(
     dtype: Dtype | None, precision: MixedPrecision | None, lora_rank: int, *, on_gpu: bool
 ) -> Dtype:
-    """Type of the frozen weights of a pipeline.
+    """Type of the weights that are not trained.
 
     Args:
         dtype: As set; None for bfloat16 under adapters in mixed precision on a GPU, else float32.
@@ -38,6 +39,16 @@ def frozen_dtype(
     """
     is_half = on_gpu and precision != "no" and bool(lora_rank)
     return dtype or ("bfloat16" if is_half else "float32")
+
+
+def load_dtype(dtype: Dtype | None, lora_rank: int) -> Dtype:
+    """Type in which the trainings of a vision-language model load it here.
+
+    Args:
+        dtype: As set, see `frozen_dtype`.
+        lora_rank: Rank of the adapters.
+    """
+    return frozen_dtype(dtype, None, lora_rank, on_gpu=torch.cuda.is_available())
 
 
 def mixed_precision(dtype: Dtype | None, precision: MixedPrecision | None) -> MixedPrecision | None:

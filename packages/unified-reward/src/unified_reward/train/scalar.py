@@ -20,6 +20,7 @@ from unified_reward.backends.chat import Chat
 from unified_reward.backends.hf_vlm import VLM
 from unified_reward.backends.value_head import ValueHead, last_hidden, trunk_of, width_of
 from unified_reward.core.requests import Request
+from unified_reward.train.adapters import merge_peft
 from unified_reward.train.bad_items import SparingCollator
 from unified_reward.train.losses import (
     bradley_terry,
@@ -210,7 +211,7 @@ def fit_scalar(
         net.head = start
     trainer = FiniteTrainer(
         model=net.train(),
-        args=TrainingArguments(**training_arguments(config, out / "checkpoints")),
+        args=TrainingArguments(**training_arguments(config, out / "checkpoints", vlm.model.dtype)),
         data_collator=SparingCollator(ScalarCollator(vlm.chat, dataset), dataset),
         train_dataset=Dataset.from_dict({"row": range(len(dataset))}),
         optimizer_cls_and_kwargs=optimizer_factory(config),
@@ -218,4 +219,4 @@ def fit_scalar(
     trainer.model_accepts_loss_kwargs = False
     losses = run_trainer(trainer, config, "training the scalar judge")
     margin = None if net.margin is None else net.margin.item()
-    return (model.merge_and_unload() if lora else model), net.head, margin, losses
+    return (merge_peft(model) if lora else model), net.head, margin, losses

@@ -19,6 +19,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from unified_reward.backends.chat import Chat, common_prefix
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Request
+from unified_reward.train.adapters import merge_peft
 from unified_reward.train.bad_items import SparingCollator
 from unified_reward.train.losses import expected_share, score_ranking
 from unified_reward.train.optim import (
@@ -217,7 +218,7 @@ def fit(
     trainer = _SFTTrainer(
         model=model,
         args=SFTConfig(
-            **training_arguments(config, out / "checkpoints"),
+            **training_arguments(config, out / "checkpoints", model.dtype),
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
         ),
@@ -233,4 +234,4 @@ def fit(
         return trained, losses
     if trainer.accelerator.is_main_process:
         trained.save_pretrained(out / "adapter", save_embedding_layers=False)
-    return trained.merge_and_unload(), losses
+    return merge_peft(trained), losses

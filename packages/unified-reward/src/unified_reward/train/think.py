@@ -38,6 +38,7 @@ from unified_reward.pairs.judge_answers import (
 from unified_reward.train.grpo_vlm import VLMGRPO, Rewards, SampledAnswer, learn_from_rewards
 from unified_reward.train.judge import JudgeTraining
 from unified_reward.train.optim import OptimConfig
+from unified_reward.train.precision import load_dtype
 from unified_reward.train.verdict_rewards import Terms, VerdictReward, score_answers
 
 
@@ -118,6 +119,7 @@ class ThinkTraining:
             frame_rule=self.frame_rule,
             max_pixels=self.max_pixels,
             processes=self.processes,
+            dtype=self.grpo.dtype if optim.lora_rank else None,
         )
 
 
@@ -288,7 +290,8 @@ def learn_from_verdicts(
     if card is None or not prompts.family(card.family).uses_think_tags:
         raise ConfigError(f"{folder} has no card of a family that reasons in tags")
     device = str(PartialState().device)
-    vlm = load_vlm(folder, device=device, dtype="float32", max_pixels=card.max_pixels)
+    dtype = load_dtype(config.dtype, config.optim.lora_rank)
+    vlm = load_vlm(folder, device=device, dtype=dtype, max_pixels=card.max_pixels)
     examples = read_comparisons(data, seed=config.optim.seed)
     questions = [question for example in examples for question in both_orders(example)]
 

@@ -9,6 +9,7 @@ import torch
 
 from tests.unified_reward.media.made import picture
 from unified_reward import policies
+from unified_reward.backends import hf_vlm
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.core.errors import ConfigError, DataError, MediaError, ModelError
 from unified_reward.core.extensions import checkpoint_path
@@ -92,7 +93,10 @@ def advantages(monkeypatch):
 
 @lru_cache(maxsize=1)
 def in_double_precision(folder):
-    return load_vlm(folder, device="cpu", dtype="float64")
+    """Asked in the plain way alone, so that no other is tried."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hf_vlm, "prove", lambda _: None)
+        return load_vlm(folder, device="cpu", dtype="float64")
 
 
 def logprobs(folder, request, ids, temperature):

@@ -128,6 +128,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(source, prompts, tmp_path, algo
         5,
         optim={"save_every": 2},
         algorithm=algorithm,
+        prompts_per_step=1,
         held_out=1,
         held_out_every=2,
         updates=2,
@@ -167,7 +168,12 @@ def test_the_seed_decides_the_run(source, prompts, tmp_path):
 
 def test_batches_of_a_group_count_as_a_large_batch(source, prompts, tmp_path):
     reports = [
-        train(source, prompts, tmp_path / str(n), config(2, optim={"batch_size": n}))[0]
+        train(
+            source,
+            prompts,
+            tmp_path / str(n),
+            config(2, optim={"batch_size": n}, prompts_per_step=1),
+        )[0]
         for n in (4, 3, 1)
     ]
     for report in reports[1:]:

@@ -5,11 +5,6 @@ import unified_reward as ur
 from tests.architectures.plain import Plain
 
 
-@pytest.fixture(scope="module", autouse=True)
-def proofs():
-    """Here every model that is loaded is proven."""
-
-
 class Loaded(dict):
     """Something by architecture and dtype, loaded when first needed."""
 

@@ -11,8 +11,9 @@ export PYTHONDONTWRITEBYTECODE =
 quickstart: .venv/.installed
 	$(BIN)/unified-reward run quickstart
 
+# The tests of a file stay in one process, so that what they share is made once.
 test: .venv/.installed check
-	$(BIN)/pytest -n 2 -m "not slow" --durations=10
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" --durations=10
 
 # The site, in site/index.html: no server and no network are needed to read it.
 docs: .venv/.installed
@@ -20,7 +21,7 @@ docs: .venv/.installed
 
 # Tests of computed numbers as other processors and thread counts round them, in random order.
 # The libraries pick their kernels by these variables; idle threads must not spin.
-NUMERIC = -n 2 -m "numeric and not slow" -p randomly $$(grep -rl --include='*.py' mark.numeric tests)
+NUMERIC = -n 2 --dist loadfile -m "numeric and not slow" -p randomly $$(grep -rl --include='*.py' mark.numeric tests)
 test-numeric: export OMP_WAIT_POLICY = passive
 test-numeric: .venv/.installed
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
@@ -29,7 +30,7 @@ test-numeric: .venv/.installed
 
 # Before an issue is resolved: the slow tests too.
 test-all: .venv/.installed check test-numeric
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/.installed
 	$(BIN)/ruff format --check $(CODE)

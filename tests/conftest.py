@@ -1,6 +1,7 @@
 import gc
 import os
 import shutil
+import sys
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -31,6 +32,17 @@ def ordinary_scheduling():
     yield
     if os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def proofs():
+    """Equal models have the same ways of asking, proven for the first of them alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "unified_reward.backends.hf_vlm" in sys.modules:  # else nothing heavy is imported here
+            from tests import proven
+
+            proven.remember(patch)
+        yield
 
 
 class Checkpoints(dict):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from benchmarks import diffusion_shapes
 from benchmarks.diffusion_parts import arithmetic
@@ -10,6 +11,8 @@ from benchmarks.gpu_parts import alignment
 
 @pytest.fixture(autouse=True)
 def one_thread():
+    """Also the precision of an earlier training, which accelerate keeps, is forgotten."""
+    AcceleratorState._reset_state()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

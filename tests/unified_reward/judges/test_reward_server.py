@@ -24,9 +24,6 @@ from unified_reward.media import encode_mp4, encode_png, open_image
 from unified_reward.serve import hosts
 
 
-pytestmark = pytest.mark.numeric
-
-
 @pytest.fixture(scope="module")
 def pickscore(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pickscore")
@@ -91,6 +88,7 @@ def numbers(verdict):
     return verdict.score.value, verdict.score.sigma or 0.0
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("orders", [1, 2])
 def test_verdicts_are_those_of_the_judge_itself_in_order_and_a_broken_file_fails_alone(
     tiny, served, samples, orders
@@ -112,6 +110,7 @@ def test_verdicts_are_those_of_the_judge_itself_in_order_and_a_broken_file_fails
     assert sum(done) == len(samples)
 
 
+@pytest.mark.numeric
 def test_a_scorer_scores_compares_and_ranks_as_in_process(pickscore, served):
     judge = remote(served, "org/pick%20score")
     images = [PIL.Image.fromarray(picture) for picture in noise(4, 40, 50, 3)]

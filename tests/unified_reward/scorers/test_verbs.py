@@ -15,16 +15,13 @@ from unified_reward.io.fingerprints import folder_revision
 from unified_reward.scorers import loading
 
 
-pytestmark = pytest.mark.numeric
-
-
 CAPTION = "a red ball"
 IMAGE_SCORERS = ["pickscore", "hpsv1", "hpsv2", "hpsv2.1", "imagereward"]
 IMAGE_SCORERS += ["clipscore", "clip-cosine", "aesthetic-v2"]
 PICTURES = [PIL.Image.fromarray(waves(40 + 9 * i, 70)[:, :: 1 - 2 * (i % 2)]) for i in range(3)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pickscore(twin):
     return ur.open_judge(f"pickscore:{twin('pickscore')[0]}", device="cpu")
 
@@ -64,6 +61,7 @@ def test_a_scorer_describes_its_card_and_its_weights(pickscore, twin):
     assert videos["tasks"]["video_generation"]["aspects"] == dict.fromkeys(aspects)
 
 
+@pytest.mark.numeric
 def test_a_comparison_is_the_softmax_of_two_scores(pickscore):
     first, second = (pickscore.score(CAPTION, image=entry).score.value for entry in PICTURES[:2])
     result = pickscore.compare(CAPTION, images=PICTURES[:2])
@@ -74,6 +72,7 @@ def test_a_comparison_is_the_softmax_of_two_scores(pickscore):
     assert mirrored.p_second == pytest.approx(result.p_first, rel=1e-6)
 
 
+@pytest.mark.numeric
 def test_equal_pictures_are_a_tie_and_a_ranking_goes_by_score(pickscore):
     assert pickscore.compare(CAPTION, images=[PICTURES[0], PICTURES[0]]).winner == "tie"
     copied = pickscore.compare(CAPTION, images=[PICTURES[0], PICTURES[0].copy()])
@@ -140,6 +139,7 @@ def test_videoreward_sums_standardised_values_and_shares_by_aspect(twin):
     assert result.aspects["motion quality"] == 0.5
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", IMAGE_SCORERS)
 def test_gradients_reach_the_pixels_and_agree_with_differences(name, twin):
     scorer = ur.open_judge(f"{name}:{twin(name)[0]}", device="cpu", dtype="float64")
@@ -156,6 +156,7 @@ def test_gradients_reach_the_pixels_and_agree_with_differences(name, twin):
     assert slope == pytest.approx(float(gradient.norm()), rel=1e-3)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("name", "near"), [("hpsv2.1", 1e-5), ("hpsv1", 2e-3), ("pickscore", 0.1)])
 def test_tensors_score_as_pictures_but_for_the_resizing(name, near, twin):
     scorer = ur.open_judge(f"{name}:{twin(name)[0]}", device="cpu")

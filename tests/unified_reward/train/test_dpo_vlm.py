@@ -15,6 +15,7 @@ from tests.unified_reward.media.made import grey_steps, noise, picture
 from tests.unified_reward.pairs.candidate_files import write_rows
 from tests.unified_reward.policies import pipelines
 from unified_reward import media, policies
+from unified_reward.backends import hf_vlm
 from unified_reward.backends.chat import Chat
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.checkpoints.pretrained import load_pretrained
@@ -74,7 +75,10 @@ def ignored(_):
 
 @lru_cache(maxsize=2)
 def in_double_precision(folder):
-    return load_vlm(folder, device="cpu", dtype="float64")
+    """Asked in the plain way alone, so that no other is tried."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hf_vlm, "prove", lambda _: None)
+        return load_vlm(folder, device="cpu", dtype="float64")
 
 
 def logprobs(folder, path, side):

@@ -89,18 +89,19 @@ def darkness(samples):
 def test_nft_of_a_trained_pipeline_raises_the_reward_of_prompts_held_out(prompts, tmp_path, reward):
     """The old policy must be a denoiser of what it samples, which random weights are not."""
     options = config(
-        8,
-        optim={"batch_size": 8},
+        4,
+        optim={"batch_size": 8, "lr": 1e-2},
         algorithm="nft",
         group=8,
+        prompts_per_step=1,
         held_out=1,
-        held_out_every=8,
-        nft=NFTOptions(draws=4),
+        held_out_every=4,
+        nft=NFTOptions(draws=2),
     )
     report, _ = train(checkpoint_path("tiny_image"), prompts, tmp_path, options, reward)
     (_, before), (_, after) = report["held_out"]
     assert after > before + 3e-3
-    assert report["clipped"] == [None] * 8
+    assert report["clipped"] == [None] * 4
 
 
 def test_what_is_written_samples_as_the_trained_policy(source, prompts, tmp_path):
@@ -127,6 +128,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(source, prompts, tmp_path, algo
         5,
         optim={"save_every": 2},
         algorithm=algorithm,
+        prompts_per_step=1,
         held_out=1,
         held_out_every=2,
         updates=2,
@@ -166,7 +168,12 @@ def test_the_seed_decides_the_run(source, prompts, tmp_path):
 
 def test_batches_of_a_group_count_as_a_large_batch(source, prompts, tmp_path):
     reports = [
-        train(source, prompts, tmp_path / str(n), config(2, optim={"batch_size": n}))[0]
+        train(
+            source,
+            prompts,
+            tmp_path / str(n),
+            config(2, optim={"batch_size": n}, prompts_per_step=1),
+        )[0]
         for n in (4, 3, 1)
     ]
     for report in reports[1:]:

@@ -5,7 +5,14 @@ import json
 import pytest
 
 from tests.unified_reward.report.test_page import Reader
+from unified_reward.report import charts
+from unified_reward.report.charts import line_chart
 from unified_reward.train.grpo_page import PAGE, RunFacts, build_run_page, write_run_page
+
+
+@pytest.fixture
+def drawn_charts(monkeypatch):
+    monkeypatch.setattr(charts, "line_chart", line_chart)
 
 
 def row(step, **figures):
@@ -29,18 +36,19 @@ def read(rows, **changes):
     return Reader(build_run_page(rows, facts(**changes)))
 
 
-def charts(page):
+def described(page):
     """Descriptions of the charts by their titles."""
     labels = [label for label in page.values("aria-label") if label]
     return {title: text for title, _, text in (label.partition(": ") for label in labels)}
 
 
+@pytest.mark.usefixtures("drawn_charts")
 def test_a_run_that_was_killed_has_the_figures_up_to_then():
     page = read([{"step": 0, "held_out": 4.0}, row(1), row(2, held_out=4.5), row(3)])
     assert "Steps 3 of 10" in page.text
     assert "Trained reward 4.3 4.1 at first" in page.text
     assert "Held-out reward 4.5 4 at first" in page.text
-    assert charts(page)["Reward"] == (
+    assert described(page)["Reward"] == (
         "training prompts 4.1 at 1, 4.3 at 3; held-out prompts 4 at 0, 4.5 at 2"
     )
 
@@ -55,7 +63,7 @@ def test_a_reward_that_is_not_trained_on_says_where_it_turned():
             given |= {"held_out": 4.0, "held_out_rewards": named}
     page = read(rows)
     assert "Highest at step 2: 0.7. Not trained on" in page.text
-    assert charts(page)["oracle"] == "held-out prompts 0.5 at 0, 0.4 at 4"
+    assert described(page)["oracle"] == "held-out prompts 0.5 at 0, 0.4 at 4"
     assert "tiny_judge, not trained on" not in page.text
     assert "keep the policy from before" in page.text
     assert "keep the policy from before" not in read([row(1)]).text
@@ -63,7 +71,7 @@ def test_a_reward_that_is_not_trained_on_says_where_it_turned():
 
 def test_each_of_several_rewards_has_a_chart():
     rows = [row(i, rewards={"a": i / 4, "b": 2.0}) for i in (1, 2)]
-    found = charts(read(rows, rewards=["a", "b"]))
+    found = described(read(rows, rewards=["a", "b"]))
     assert found["a"] == "training prompts 0.25 at 1, 0.5 at 2"
     assert {"All rewards", "a", "b"} < found.keys()
 
@@ -72,30 +80,32 @@ def test_each_of_several_rewards_has_a_chart():
 def test_one_update_a_step_is_explained_in_place_of_an_empty_chart(updates):
     page = read([row(1, clipped=0.0, deviation=0.0)], settings={"updates": updates})
     assert ("every ratio of densities is exactly 1" in page.text) == (updates == 1)
-    assert ("Clipped samples" in charts(page)) == (updates == 2)
+    assert ("Clipped samples" in described(page)) == (updates == 2)
 
 
 def test_the_old_policy_of_nft_has_a_distance():
     given = row(1, clipped=None, deviation=0.25)
     page = read([given], settings={"algorithm": "nft", "updates": 1})
-    assert charts(page)["Distance from the policy that samples"] == "0.25 at 1, 0.25 at 1"
-    assert "Clipped samples" not in charts(page)
+    assert described(page)["Distance from the policy that samples"] == "0.25 at 1, 0.25 at 1"
+    assert "Clipped samples" not in described(page)
     assert "exactly 1" not in page.text
 
 
+@pytest.mark.usefixtures("drawn_charts")
 def test_failures_are_counted_and_never_a_number():
     rows = [row(1), row(2, reward=None, kl=None, failed=8.0, failed_groups=2.0), row(3)]
     page = read(rows)
     assert "Failed rewards 8 2 groups taught nothing" in page.text
-    assert charts(page)["Reward"] == "training prompts 4.1 at 1, 4.3 at 3"
-    assert charts(page)["Failures"].startswith("rewards that failed 0 at 1, 0 at 3")
+    assert described(page)["Reward"] == "training prompts 4.1 at 1, 4.3 at 3"
+    assert described(page)["Failures"].startswith("rewards that failed 0 at 1, 0 at 3")
     assert "No reward failed" in read([row(1)]).text
 
 
 def test_other_figures_have_a_chart_by_their_own_name():
-    assert charts(read([row(1, tokens=12.0), row(2, tokens=9.0)]))["tokens"] == "12 at 1, 9 at 2"
+    assert described(read([row(1, tokens=12.0), row(2, tokens=9.0)]))["tokens"] == "12 at 1, 9 at 2"
 
 
+@pytest.mark.usefixtures("drawn_charts")
 def test_samples_are_files_beside_the_page_with_their_prompts(tmp_path):
     (tmp_path / "samples").mkdir()
     for step in (0, 20, 40, 60, 80):

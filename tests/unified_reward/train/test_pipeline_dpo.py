@@ -26,8 +26,6 @@ from unified_reward.train.dpo_diffusion import DPOModel
 from unified_reward.train.loops import NoiseSample
 
 
-pytestmark = pytest.mark.numeric
-
 LN2 = torch.tensor(math.log(2)).item()
 SECOND = "WanPipeline 2.2"
 
@@ -70,6 +68,7 @@ def attach(pipeline, folder):
             set_peft_model_state_dict(get_peft_model(network, config), weights)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ALIGNED)
 def test_a_run_starts_at_ln_2_and_merged_adapters_sample_as_attached_ones(name, tmp_path):
     source, out = folder_of(name, tmp_path), tmp_path / "new"
@@ -89,6 +88,7 @@ def test_a_run_starts_at_ln_2_and_merged_adapters_sample_as_attached_ones(name, 
     assert apart(predictions(original), merged) <= 1e-4
 
 
+@pytest.mark.numeric
 def test_adapters_of_a_second_transformer_are_part_of_the_policy(tmp_path):
     """The mutation that leaves them out."""
     source, out = save_with_pairs(SECOND, tmp_path), tmp_path / "new"
@@ -164,6 +164,7 @@ def noise_level(tiny, step):
     return math.sqrt(signal), math.sqrt(1 - signal), step
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -60,8 +61,22 @@ class Checkpoint:
 
 def extensions(group: Group) -> dict[str, EntryPoint]:
     """Entry points of a group by name, sorted; none of them is imported."""
-    found = entry_points(group=f"unified_reward.{group}")
+    return {**_found(entry_points, group, _search_path())}
+
+
+@lru_cache(maxsize=32)
+def _found(
+    find: Callable[..., Iterable[EntryPoint]], group: Group, _: tuple[tuple[str, int], ...]
+) -> dict[str, EntryPoint]:
+    """Entry points of a group: the files of all installed distributions are read for them."""
+    found = find(group=f"unified_reward.{group}")
     return {point.name: point for point in sorted(found, key=lambda point: point.name)}
+
+
+def _search_path() -> tuple[tuple[str, int], ...]:
+    """Folders of modules with the times of their last changes, such as an installation."""
+    folders = {name: Path(name) for name in sys.path}
+    return tuple((n, at.stat().st_mtime_ns if at.exists() else 0) for n, at in folders.items())
 
 
 def load_extension(group: Group, name: str) -> Any:

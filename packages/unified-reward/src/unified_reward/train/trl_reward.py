@@ -95,10 +95,15 @@ def _text(given: str | Iterable[Mapping[str, Any]], role: str) -> str:
 
 
 def _media(columns: Mapping[str, Any], row: int) -> list[Image | Video]:
-    """Images or videos of a row; an undecoded one of ``datasets`` has bytes or a path."""
+    """Images or videos of a row; an undecoded one has bytes or a path, and frames may be a list."""
     for key, kind in {"image": Image, "images": Image, "video": Video, "videos": Video}.items():
         found = columns[key][row] if columns.get(key) is not None else None
         if found is not None:
-            each = found if key.endswith("s") else [found]
-            return [kind((m["bytes"] or m["path"]) if isinstance(m, dict) else m) for m in each]
+            return [kind(_source(each)) for each in (found if key.endswith("s") else [found])]
     return []
+
+
+def _source(medium: Any) -> Any:
+    if isinstance(medium, dict):
+        return medium["bytes"] or medium["path"]
+    return tuple(map(Image, medium)) if isinstance(medium, list | tuple) else medium

@@ -4,14 +4,11 @@
 Real generator: POLICY = "stabilityai/sdxl-turbo", or any diffusers pipeline; your own PROMPTS.
 """
 
-import json
 import sys
 from pathlib import Path
 from tempfile import mkdtemp
 
 import unified_reward as ur
-from unified_reward import media, policies
-from unified_reward.core.samples import Example
 
 
 JUDGE, POLICY, N = "tiny_judge", "tiny_image", 8
@@ -21,22 +18,13 @@ PROMPTS = (
     "a green square and a yellow triangle",
 )
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
-out.mkdir(parents=True, exist_ok=True)
 
-policy = policies.load(POLICY)
-examples = []
-for prompt in PROMPTS:
-    made = policy.sample(prompt, (), policies.seeds(prompt, N, seed=0))
-    images = [ur.Image(out / f"{len(examples)}-{k}.png") for k in range(N)]
-    for image, pixels in zip(images, made, strict=True):
-        image.source.write_bytes(media.encode_png(media.open_image(pixels)))
-    examples.append(Example(ur.Task.IMAGE_GENERATION, prompt, tuple(images), id=prompt))
-
+examples = [*ur.make_candidates(PROMPTS, ur.load_policy(POLICY), n=N, log=print)]
 judge = ur.open_judge(JUDGE)
 for strategy in ("rank+sift", "adaptive"):
     results = ur.make_pairs(examples, judge, strategy=strategy)
     pairs = out / f"{strategy}.jsonl"
-    pairs.write_text("".join(json.dumps(result.row(out)) + "\n" for result in results))
+    ur.write_pairs(results, pairs)
     calls = sum(result.judge_calls for result in results)
     kept = [result for result in results if result.status == "kept"]
     print(f"{strategy}: {len(kept)} pairs of {len(results)} prompts, {calls} calls of the judge")

@@ -1,6 +1,6 @@
 """Train a vision-language policy with TRL's GRPOTrainer, by the score of a judge as its reward.
 
-8B judge: serve it on a GPU of its own, and take trl_reward(RewardClient(URL), …) of the client.
+8B judge: on a GPU of its own, ur.trl_reward(ur.open_judge(JUDGE, device="cuda:1")), or a server.
 Real policy: POLICY = "Qwen/Qwen2.5-VL-3B-Instruct", your rows, 8 GENERATIONS, learning_rate=1e-6.
 """
 
@@ -19,23 +19,13 @@ from unified_reward_lab.microworld import Scene, Thing, render
 
 POLICY, GENERATIONS, STEPS = str(checkpoint_path("tiny_base")), 4, 2
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
-judge = ur.open_judge("tiny_judge")
 QUESTION = "where is the circle?"
 star = Thing("red", "star", "large", "top left")
 circles = [Thing(each, "circle", "small", "bottom right") for each in ("blue", "green", "yellow")]
 images = [Image.fromarray(render(Scene((star, circle)), seed=0)) for circle in circles]
 prompt = [{"role": "user", "content": QUESTION}]
 data = Dataset.from_list([{"prompt": prompt, "image": image} for image in images])
-judged = []
-
-
-def reward(completions: list, image: list, **_: object) -> list[float | None]:
-    """Score each answer about its image, 0 to 1; None for those that the judge did not score."""
-    answers = [turns[-1]["content"] for turns in completions]
-    verdicts = judge.score(QUESTION, images=image, answers=answers)
-    judged.extend(zip(answers, verdicts, strict=True))
-    return [each.score.normalized if isinstance(each, ur.Scored) else None for each in verdicts]
-
+reward = ur.trl_reward("tiny_judge")  # None for an answer that the judge did not score
 
 arguments = GRPOConfig(
     output_dir=str(out / "trl"),
@@ -54,7 +44,5 @@ trainer = GRPOTrainer(POLICY, reward_funcs=reward, args=arguments, train_dataset
 trainer.train()
 for entry in (entry for entry in trainer.state.log_history if "reward" in entry):
     print(f"step {entry['step']}: mean reward {entry['reward']:.2f} ± {entry['reward_std']:.2f}")
-answers = [f"{answer!r} {verdict.score.value:.2f}" for answer, verdict in judged[:GENERATIONS]]
-print(f"first answers and scores of 5: {', '.join(answers)}")
 trainer.save_model(str(out / "policy"))
 print(f"written: {out / 'policy'}")

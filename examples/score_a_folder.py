@@ -42,7 +42,7 @@ for i in ranking.order:
     print(f"{score.value:.2f} ± {score.sigma:.2f} of {score.scale.high:g}  {files[i].name}")
 for file, verdict in zip(files, ranking.verdicts, strict=True):
     match verdict:
-        case ur.Failed(error=reason) | ur.Unparsed(reason=reason):
+        case ur.Failed(reason=reason) | ur.Unparsed(reason=reason):
             rows.append([file.name, "", "", reason])
             print(f"no score: {reason}")
 

@@ -14,11 +14,8 @@ from tempfile import mkdtemp
 from PIL import Image
 
 import unified_reward as ur
-from unified_reward.core.samples import Example
 from unified_reward.data.sources.votes import join_votes
 from unified_reward.io.vote_rows import Vote, read_votes
-from unified_reward.train.judge import JudgeTraining
-from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.microworld import Scene, Thing, render
 
 
@@ -38,7 +35,7 @@ for name, shape, n in (("votes", "star", 48), ("held_out", "circle", 20)):
             Image.fromarray(render(scene, seed=i)).save(out / f"{name}-{i}-{colour}.png")
         images = tuple(ur.Image(out / f"{name}-{i}-{colour}.png") for colour in colours)
         prompt = f"a {size} {shape} at the {place}"
-        pair = Example(ur.Task.IMAGE_GENERATION, prompt, images, id=f"{name}-{i}")
+        pair = ur.Example(ur.Task.IMAGE_GENERATION, prompt, images, id=f"{name}-{i}")
         blue, other = ("a", "b") if colours[0] == "blue" else ("b", "a")
         for rater, choice in (("ann", blue), ("bob", blue), ("eve", other)):
             vote = Vote(pair, "new", "old", choice, rater, 3.0, "ab", "2026-12-01T12:00:00Z")
@@ -47,8 +44,8 @@ for name, shape, n in (("votes", "star", 48), ("held_out", "circle", 20)):
 
 votes = sorted(read_votes(out / "votes.jsonl"), key=lambda vote: vote.id)
 records = [join_votes([*group]) for _, group in groupby(votes, key=lambda vote: vote.id)]
-optim = OptimConfig(steps=16, batch_size=8, accumulate=1, lr=1e-3, lora_rank=8)
-config = JudgeTraining(optim, base=BASE, family="compact")
+optim = ur.OptimConfig(steps=16, batch_size=8, accumulate=1, lr=1e-3, lora_rank=8)
+config = ur.JudgeTraining(optim, base=BASE, family="compact")
 losses = ur.train_judge(config, out / "judge", records)
 print(f"{len(votes)} votes on {len(records)} pairs, loss {losses[0][1]:.2f} to {losses[-1][1]:.2f}")
 

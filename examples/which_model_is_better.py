@@ -9,9 +9,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import unified_reward as ur
-from unified_reward import media
-from unified_reward.evaluate.inputs import read_models
-from unified_reward.evaluate.page import write_page
 from unified_reward_lab import microworld
 
 
@@ -26,14 +23,12 @@ for i in range(PROMPTS):
     pool = microworld.candidate_pool(ur.Task.IMAGE_GENERATION, n=4, split="test", seed=0, index=i)
     utilities = microworld.true_utilities(pool)
     for model, k in {"before": 0, "after": max((1, 2, 3), key=utilities.__getitem__)}.items():
-        (out / model).mkdir(exist_ok=True)
-        pixels = media.open_image(pool.candidates[k])
-        (out / model / f"{i:04}.png").write_bytes(media.encode_png(pixels))
+        ur.save(pool.candidates[k], out / model / f"{i:04}.png")
     prompts.append(pool.prompt)
 (out / "prompts.txt").write_text("\n".join(prompts))
 
 judge = ur.open_judge(JUDGE)
-outputs = read_models([f"{out}/before", f"{out}/after"], out / "prompts.txt")
+outputs = ur.read_models([f"{out}/before", f"{out}/after"], out / "prompts.txt")
 report = ur.evaluate_models(outputs, {"judge": judge}, out=out / "evaluation").report
 
 paired = report["paired"]["after"]["judge"]
@@ -44,5 +39,4 @@ print(f"after wins {paired['win_rate']:.0%}, 95 % {wins_low:.0%} to {wins_high:.
 print(f"{paired['n']} prompts, {len(report['missing'])} outputs without a value")
 print("better" if low > 0 else "worse" if high < 0 else "cannot be told apart")
 
-write_page(report, outputs, out / "evaluation" / "page.html")
 print(f"written: {out / 'evaluation' / 'page.html'}")

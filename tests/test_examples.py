@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import unified_reward as ur
 from tests.test_vocabulary import problems
 
 
@@ -74,32 +75,16 @@ def test_trl_trains_by_the_rewards_of_the_judge(run, tmp_path):
     variables, lines = run("reward_in_trl")
     steps = [line for line in lines if line.startswith("step ")]
     assert len(steps) == variables["STEPS"]
-    n_answers = variables["STEPS"] * variables["GENERATIONS"] * len(variables["images"])
-    assert len(variables["judged"]) == n_answers
-    rewards = [verdict.score.normalized for _, verdict in variables["judged"]]
+    logs, images = variables["trainer"]._logs, variables["images"]
+    rewards = [*logs["rewards"]["unified_reward"]]
+    assert len(rewards) >= variables["GENERATIONS"] * len(images)
     assert min(rewards) < max(rewards)
-    logged = [entry["reward"] for entry in variables["trainer"].state.log_history[:1]]
-    first = rewards[: n_answers // variables["STEPS"]]
-    assert logged == [pytest.approx(sum(first) / len(first), abs=1e-4)]
+    judge = ur.open_judge("tiny_judge")
+    for turns, reward in zip(logs["completion"], rewards, strict=True):
+        answers = [turns[-1]["content"]] * len(images)
+        verdicts = judge.score(variables["QUESTION"], images=images, answers=answers)
+        assert min(abs(each.score.value - reward) for each in verdicts) < 1e-3
     assert (tmp_path / "out" / "policy" / "model.safetensors").exists()
-
-
-def test_a_reward_of_an_answer_without_a_score_is_none():
-    """The reward function by itself, with a judge that is silent: None, and no number."""
-    import unified_reward as ur
-
-    tree = ast.parse((EXAMPLES / "reward_in_trl.py").read_text("utf-8"))
-    (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    variables = {
-        "ur": ur,
-        "judge": ur.open_judge("scripted:silent"),
-        "judged": [],
-        "QUESTION": "what is it?",
-    }
-    exec(compile(ast.Module([function], []), "reward", "exec"), variables)  # noqa: S102
-    image = Image.new("RGB", (8, 8))
-    answer = [{"role": "assistant", "content": "a star"}]
-    assert variables["reward"]([answer], [image]) == [None]
 
 
 def test_both_strategies_make_a_pair_of_every_prompt(run, tmp_path):

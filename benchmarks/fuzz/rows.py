@@ -233,9 +233,9 @@ def check_rows(rows: Sequence[Row], data: bytes, folder: Path, sound: set[bytes]
         raise RowsLostError("two rows have one id")
     for row in rows:
         if isinstance(row.content, Failed):
-            is_double = "duplicate id" in row.content.error
+            is_double = "duplicate id" in row.content.reason
             if lines[row.line] in sound and row.status != "failed" and not is_double:
-                raise RowsLostError(f"sound line {row.line} is refused: {row.content.error}")
+                raise RowsLostError(f"sound line {row.line} is refused: {row.content.reason}")
             continue
         try:
             value = loaded(lines[row.line])
@@ -303,7 +303,7 @@ class Rows:
             raise RowsLostError(f"{len(rows)} rows, {written} written, {len(again)} read again")
         for before, after in zip(good, again, strict=True):
             if isinstance(after.content, Failed):
-                raise RowsLostError(f"written, and not read again: {after.content.error}")
+                raise RowsLostError(f"written, and not read again: {after.content.reason}")
             names = ("id", "prompt", "criteria", "target", "tags", "pair", "task")
             for name in names:
                 _expect(getattr(after.content, name), getattr(before, name), f"again {name}")

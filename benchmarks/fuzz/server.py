@@ -234,14 +234,14 @@ class Server:
         except (ServerError, ConfigError):
             return False
         check_verdict(verdict, None)
-        if isinstance(verdict, Failed) and "secret" in verdict.error:
+        if isinstance(verdict, Failed) and "secret" in verdict.reason:
             raise WrongReadError("the key stands in an error")
         return not isinstance(verdict, Failed | Unparsed)
 
     def _check_answer(self, answer: Any, body: bytes, text: str | None) -> None:
         if not isinstance(answer, Answer):
             if text is not None and isinstance(answer, Failed):
-                raise WrongReadError(f"a sound response is refused: {answer.error}")
+                raise WrongReadError(f"a sound response is refused: {answer.reason}")
             return
         if any(math.isnan(one) or one == math.inf for one in answer.choice_logprobs or ()):
             raise WrongReadError(f"log-probabilities {answer.choice_logprobs}")

@@ -72,7 +72,8 @@ PAGES = {
         (
             Names("Samples", UR, "Task Sample Image Video"),
             Names("", f"{UR}.core.samples", "Candidate Form Layout FrameRule"),
-            Names("Rows of data", f"{UR}.core.samples", "Example Target Pair PreferencePair"),
+            Names("Rows of data", UR, "Example Target"),
+            Names("", f"{UR}.core.samples", "Pair PreferencePair"),
             Names("", f"{UR}.io.rows", "read_examples example_row"),
             Names("Votes of people", f"{UR}.io.vote_rows", "read_votes Vote"),
             Names("", f"{UR}.data.sources.votes", "trusted_raters"),
@@ -80,18 +81,19 @@ PAGES = {
                 "Open images and videos",
                 f"{UR}.media",
                 "open_image sample_frames SampledFrames frame_indices frame_times select_frames "
-                "image_or_video fit_pixels verify_image content_hash encode_png encode_webp "
-                "encode_mp4 data_url browser_video describe Limits",
+                "image_or_video fit_pixels verify_image content_hash encode_lossless encode_png "
+                "encode_webp encode_mp4 data_url browser_video describe Limits",
                 "[Images and videos](../media.md) says which files are read, and how.",
             ),
         ),
     ),
     "pairs": ApiPage(
         "Pairs",
-        "From candidates of a prompt to a chosen and a rejected one: see "
+        "From prompts to candidates, and to a chosen and a rejected one: see "
         "[make pairs](../../howto/make-pairs.md) and [export pairs](../../howto/export-pairs.md).",
         (
-            Names("Make and export", UR, "make_pairs export_pairs"),
+            Names("Sample candidates", UR, "make_candidates save"),
+            Names("Make, write and export", UR, "make_pairs write_pairs export_pairs"),
             Names("", f"{UR}.pairs.make", "PairResult"),
             Names("", f"{UR}.pairs.strategies", "Strategy"),
             Names("", f"{UR}.pairs.export", "Format"),
@@ -103,8 +105,7 @@ PAGES = {
         "(../../howto/evaluate-generators.md)), and how good a judge is "
         "([benchmark](../../howto/benchmark.md)).",
         (
-            Names("Evaluate models", UR, "evaluate_models"),
-            Names("", f"{UR}.evaluate.inputs", "read_models"),
+            Names("Evaluate models", UR, "read_models evaluate_models"),
             Names("", f"{UR}.evaluate.outputs", "ModelOutputs RewardValues"),
             Names("", f"{UR}.evaluate.run", "Result"),
             Names("Benchmark a judge", UR, "run_benchmark"),
@@ -125,19 +126,18 @@ PAGES = {
         "[from rewards](../../howto/learn-from-rewards.md), judges "
         "[from records](../../howto/train-a-judge.md).",
         (
-            Names("From pairs", UR, "align"),
-            Names("", f"{UR}.train.dpo_vlm", "VLMDPO"),
-            Names("", f"{UR}.train.dpo_diffusion", "DiffusionDPO"),
+            Names("From pairs", UR, "align VLMDPO DiffusionDPO"),
             Names("From rewards", f"{UR}.train.grpo", "learn_from_judges PolicyGRPO"),
             Names("", f"{UR}.train.grpo_config", "DiffusionGRPO NFTOptions"),
             Names("", f"{UR}.train.grpo_vlm", "VLMGRPO"),
             Names("", f"{UR}.train.reward_functions", "open_reward RewardFunction"),
-            Names("Judges", UR, "train_judge"),
-            Names("", f"{UR}.train.judge", "JudgeTraining"),
+            Names("", UR, "trl_reward"),
+            Names("Judges", UR, "train_judge JudgeTraining"),
             Names("", f"{UR}.train.scalar", "ScalarConfig"),
             Names("", f"{UR}.judges.card", "Card Calibration Head"),
-            Names("Optimiser", f"{UR}.train.optim", "OptimConfig"),
-            Names("Policies", f"{UR}.policies", "load Sampling Denoising Size seeds"),
+            Names("Optimiser", UR, "OptimConfig"),
+            Names("Policies", UR, "load_policy"),
+            Names("", f"{UR}.policies", "Sampling Denoising Size seeds"),
             Names("", f"{UR}.policies.vlm", "VLMPolicy"),
             Names("", f"{UR}.policies.diffusion", "DiffusionPolicy"),
         ),

@@ -290,7 +290,7 @@ def test_the_page_shows_figures_published_rows_and_the_worst_disagreement(tmp_pa
     votes = tmp_path / "votes.csv"
     votes.write_text("id,winner\nx:0-1,second\nx:0-2,first\nx:1-2,tie\n", "utf-8")
     result = measured(tmp_path, "imagereward", f"table:{votes}")
-    write_page(find_benchmark("imagereward"), result, tmp_path / "page.html")
+    write_page(find_benchmark("imagereward"), result.report, result.worst, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text("utf-8")
     assert "Share of pairs of images of different rank" in text
     assert "PickScore" in text

@@ -91,6 +91,7 @@ def test_a_judge_without_an_order_is_never_swapped():
 
 def test_a_run_that_was_killed_asks_only_what_is_missing_and_ends_the_same(tmp_path):
     whole = run_benchmark(toys(200), Named(), out=tmp_path / "whole")
+    assert "200 items" in (tmp_path / "whole" / "page.html").read_text("utf-8")
     with pytest.raises(KeyboardInterrupt):
         run_benchmark(toys(200), Named(stop_after=100), out=tmp_path / "cut")
     file = tmp_path / "cut" / "verdicts.jsonl"

@@ -87,7 +87,7 @@ def test_a_row_without_a_vote_is_broken_and_a_folder_is_no_file(path, tmp_path):
 
 def test_its_page_has_bars_of_judge_and_people(path, tmp_path):
     result = measured(path, **dict.fromkeys(VOTES, "first"))
-    write_page(find_benchmark("votes"), result, tmp_path / "page.html")
+    write_page(find_benchmark("votes"), result.report, result.worst, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text("utf-8")
     assert "Judge agreement" in page
     assert "Human agreement" in page

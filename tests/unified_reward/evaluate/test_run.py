@@ -141,6 +141,7 @@ def test_answers_without_a_number_are_listed_and_never_averaged():
 def test_a_judge_of_aspects_alone_gives_a_reward_for_each(tmp_path):
     outputs = answers({"a": [1, 2], "b": [5, -10]})
     report = evaluate_models(outputs, {"r": Aspects(("score",))}, out=tmp_path).report
+    assert "r.length" in (tmp_path / "page.html").read_text("utf-8")
     assert report["rewards"] == ["r.length", "r.size"]
     assert report["models"]["b"]["r.length"]["mean"] == 2
     assert report["models"]["b"]["r.size"] | {"mean": 5, "n": 1} == report["models"]["b"]["r.size"]

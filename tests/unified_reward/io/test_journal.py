@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,39 @@ def test_failed_rows_of_a_server_that_has_not_named_its_model_are_kept(tmp_path)
     assert Journal(path).done == {"a": "scored", "b": "failed"}
     with pytest.raises(DataError, match="holds rows of toy at URL"):
         Journal(path).append([row("c", judge="URL")])
+
+
+def test_a_process_that_is_killed_leaves_every_row_though_few_are_pushed_to_the_disk(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from unified_reward.io import journal\n"
+        "pushed = []; fsync = os.fsync\n"
+        "journal.os.fsync = lambda number: (pushed.append(number), fsync(number))\n"
+        "journal._PUSH_S = 1e9\n"
+        "journal.time.monotonic = lambda: 2e9\n"
+        "rows = journal.Journal(Path(sys.argv[1]))\n"
+        "for i in range(50): rows.append([{'id': str(i), 'status': 'scored'}])\n"
+        "rows._finish_push(); print(len(pushed), flush=True); os.kill(os.getpid(), 9)"
+    )
+    path = tmp_path / "out.jsonl"
+    killed = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=False
+    )
+    assert (killed.returncode, killed.stdout) == (-9, "1\n")
+    assert [*Journal(path).done] == [str(i) for i in range(50)]
+
+
+def test_the_last_rows_are_pushed_to_the_disk_at_the_end_and_after_an_error(tmp_path, monkeypatch):
+    pushed = []
+    monkeypatch.setattr("unified_reward.io.journal._push", pushed.append)
+    for error in (None, KeyboardInterrupt()):
+        path = tmp_path / f"{error!r}.jsonl"
+        pushed.clear()
+        with suppress(KeyboardInterrupt), open_journal(path) as journal:
+            journal.append([row("a")])
+            journal.append([row("b")])
+            if error:
+                raise error
+        assert pushed == [path, path]
 
 
 def test_a_ranking_that_lacks_candidates_counts_as_failed_when_asked_again(tmp_path):

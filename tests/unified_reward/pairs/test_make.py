@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,12 +12,13 @@ from hypothesis import strategies as st
 from tests.unified_reward.pairs.candidate_files import draw_pools, read_rows, write_rows
 from unified_reward import media
 from unified_reward.core.base_judge import BaseJudge
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example, Image, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.io.rows import read_examples
 from unified_reward.judges.registry import open_judge
-from unified_reward.pairs.make import make_pairs
+from unified_reward.pairs.make import make_pairs, write_pairs
+from unified_reward.pairs.preferences import read_pairs
 from unified_reward.pairs.strategies import PairOptions, Strategy
 
 
@@ -393,3 +395,36 @@ def test_a_sample_is_a_prompt_with_its_candidates():
 def test_a_prompt_without_candidates_ends_in_no_empty_reason():
     (result,) = make_pairs([Example(Task.IMAGE_GENERATION, "p", id="a")], TableJudge({}))
     assert result.reason == "0 of 0 candidates can be judged, two are needed"
+
+
+def test_pairs_are_written_as_the_rows_that_training_reads(tmp_path):
+    examples = [replace(question("good", "bad"), id="a"), replace(question("bad"), id="b")]
+    judge = TableJudge({"good": 90, "bad": 10})
+    results = make_pairs(iter(examples), judge, strategy="score")
+    counts = write_pairs(results, tmp_path / "new" / "pairs.jsonl")
+    assert counts == {"kept": 1, "failed": 1}
+    kept, failed = read_pairs(tmp_path / "new" / "pairs.jsonl")
+    assert (kept.pair.chosen, kept.pair.rejected, failed.status) == ("good", "bad", "failed")
+    assert read_rows(tmp_path / "new" / "pairs.jsonl") == [
+        result.row(tmp_path / "new") for result in results
+    ]
+
+
+def test_media_of_written_pairs_lie_beside_them(tmp_path):
+    pixels = [np.full((8, 8, 3), grey, np.uint8) for grey in (10, 200)]
+    images = tuple(Image(each, "HWC") for each in pixels)
+    example = Example(Task.IMAGE_GENERATION, "p", images, id="a")
+    results = make_pairs([example], open_judge("scripted:first"), strategy="random")
+    assert write_pairs(results, tmp_path / "pairs.jsonl") == {"kept": 1}
+    (row,) = read_pairs(tmp_path / "pairs.jsonl")
+    assert row.pair.chosen.source.parent == tmp_path / "media"
+    shades = [media.open_image(each).getpixel((0, 0))[0] for each in row.row.content.candidates]
+    assert shades == [10, 200]
+
+
+def test_an_id_that_stands_twice_is_refused_and_the_earlier_file_stays(tmp_path):
+    path = write_rows(tmp_path / "pairs.jsonl", [{"id": "earlier"}])
+    results = make_pairs([question("a", "b")] * 2, TableJudge({"a": 1, "b": 2}), strategy="score")
+    with pytest.raises(DataError, match="duplicate id"):
+        write_pairs(results, path)
+    assert read_rows(path) == [{"id": "earlier"}]

@@ -14,9 +14,11 @@ from tests.unified_reward.pairs.candidate_files import draw_pools, read_rows, wr
 from tests.unified_reward.policies import pipelines
 from unified_reward import media, policies
 from unified_reward.cli.candidates import candidates
-from unified_reward.core.errors import UnifiedRewardError
+from unified_reward.core.errors import DataError, ModelError, UnifiedRewardError
 from unified_reward.core.samples import Example, Task
+from unified_reward.io import rows as io_rows
 from unified_reward.io.rows import read_examples
+from unified_reward.policies.candidates import make_candidates
 
 
 KEYS = (
@@ -292,3 +294,66 @@ def test_json_is_the_rows_just_made(make, out):
     _, message = make("vlm", "--json")
     answer = [json.loads(line) for line in message.splitlines() if line.startswith("{")]
     assert answer == read_rows(out / "candidates.jsonl")
+
+
+def test_each_row_is_parsed_once_and_of_an_earlier_run_once_more(make, out, tmp_path, monkeypatch):
+    parsed = []
+    read_row = io_rows.read_row
+
+    def counting(raw, folder, **options):
+        parsed.append(raw)
+        return read_row(raw, folder, **options)
+
+    source = draw_pools(tmp_path / "about", 4, 1, Task.IMAGE_UNDERSTANDING)
+    monkeypatch.setattr(io_rows, "read_row", counting)
+    assert make("vlm", prompts=4) == (0, "4 generated\n")
+    assert len(parsed) == 4
+    whole = (out / "candidates.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    (out / "candidates.jsonl").write_bytes(lines[0] + lines[1])
+    parsed.clear()
+    assert make("vlm", prompts=4) == (0, "4 generated\n")
+    assert len(parsed) == 2 + 4
+    assert (out / "candidates.jsonl").read_bytes() == whole
+    assert len(read_rows(source)) == 4
+
+
+@pytest.mark.parametrize("name", ["vlm", "pictures"])
+def test_candidates_in_memory_are_those_of_the_command(name, make, out, makers, tmp_path):
+    options = {"vlm": {"temperature": 1, "max_new_tokens": 6}, "pictures": {"steps": 1}}[name]
+    assert make(name)[0] == 0
+    policy = policies.load(makers[name].policy, options)
+    prompts = [row.content for row in read_examples(tmp_path / makers[name].prompts)]
+    written = [row.content for row in read_examples(out / "candidates.jsonl")]
+    for made, known in zip(make_candidates(prompts, policy, n=2), written, strict=True):
+        assert (made.id, made.prompt, made.task) == (known.id, known.prompt, known.task)
+        if name == "vlm":
+            assert made.candidates == known.candidates
+        for image, file in zip(made.candidates, known.candidates, strict=True):
+            if name == "pictures":
+                assert media.encode_lossless(image)[0] == file.source.read_bytes()
+
+
+def test_captions_are_prompts_whose_equal_candidates_are_the_same(makers, monkeypatch):
+    policy = policies.load(makers["pictures"].policy, {"steps": 1})
+    (made,) = make_candidates(["a red star"], policy, n=2)
+    assert (made.id, made.task) == ("a red star", Task.IMAGE_GENERATION)
+    assert made.candidates[0] != made.candidates[1]
+    with pytest.raises(DataError, match="duplicate id 'a red star'"):
+        [*make_candidates(["a red star", "a red star"], policy, n=1)]
+    monkeypatch.setattr(policies, "seeds", lambda name, n, seed: [1] * n)
+    (made,) = make_candidates(["a red star"], policy, n=2)
+    assert made.candidates[0] == made.candidates[1], "as equal files are"
+
+
+def test_a_prompt_without_candidates_is_an_error_or_is_logged(makers):
+    policy = policies.load(makers["pictures"].policy, {"steps": 1})
+    question = Example(Task.IMAGE_UNDERSTANDING, "what?", id="q")
+    reason = "q: .* is for image_generation, not image_understanding"
+    with pytest.raises(ModelError, match=reason):
+        [*make_candidates([question, "a red star"], policy, n=1)]
+    log = []
+    failed, made = make_candidates([question, "a red star"], policy, n=1, log=log.append)
+    assert (failed.candidates, len(made.candidates)) == ((), 1)
+    assert len(log) == 1
+    assert "is for image_generation" in log[0]

@@ -17,12 +17,13 @@ from unified_reward.core.errors import DataError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
 from unified_reward.io.journal import Journal, open_journal
+from unified_reward.io.row_file import RowFile
 from unified_reward.io.rows import read_examples
 from unified_reward.judges import bulk as judge_bulk
 from unified_reward.judges.registry import JudgeOptions, open_judge
 from unified_reward.pairs import bulk
 from unified_reward.pairs.strategies import PairOptions
-from unified_reward.policies.candidates import make_candidates
+from unified_reward.policies.candidates import CandidateWork
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
@@ -112,10 +113,10 @@ def write_candidates(
     prompts = write_prompts(out, task=task, n=config.prompts, seed=config.seed, split=split)
     generator = policies.load(checkpoint_path(policy), batch_size=config.n)
     generator.name = policy
-    read = partial(read_examples, prompts)
+    work = CandidateWork(out, generator, config.n, config.seed)
     with open_journal(out / "candidates.jsonl") as journal:
-        for _ in make_candidates(read, journal, generator, n=config.n, seed=config.seed):
-            progress(1)
+        for chunk in judge_bulk.run(work, RowFile(prompts), journal, size=1):
+            progress(len(chunk.rows))
     return _count(journal, "generated")
 
 

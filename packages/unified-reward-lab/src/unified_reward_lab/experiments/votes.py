@@ -206,7 +206,7 @@ def _accuracy(reference: str, examples: Sequence[Example]) -> dict[str, Any]:
     points: dict[Task, list[tuple[float, str]]] = {}
     for example, verdict in zip(examples, verdicts, strict=True):
         if not isinstance(verdict, Preferred):
-            reason = verdict.error if isinstance(verdict, Failed) else type(verdict).__name__
+            reason = verdict.reason if isinstance(verdict, Failed) else type(verdict).__name__
             raise ConfigError(f"{reference} did not compare {example.id}: {reason}")
         point = {"tie": 0.5, example.target.winner: 1.0}.get(verdict.winner, 0.0)
         points.setdefault(example.task, []).append((point, example.prompt))

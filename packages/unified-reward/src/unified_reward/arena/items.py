@@ -153,7 +153,7 @@ def _file_items(path: Path, notes: list[str]) -> Iterator[ArenaItem]:
         if row.status == "dropped":
             continue
         if isinstance(content, Failed):
-            notes.append(f"{path} {row.id}: {content.error}")
+            notes.append(f"{path} {row.id}: {content.reason}")
         elif content.form == "compare" and content.candidates:
             yield _file_item(content)
         else:
@@ -222,7 +222,7 @@ def _gold_items(path: Path, notes: list[str]) -> Iterator[ArenaItem]:
     for row in read_examples(path):
         content = row.content
         if isinstance(content, Failed):
-            notes.append(f"{path} {row.id}: {content.error}")
+            notes.append(f"{path} {row.id}: {content.reason}")
             continue
         answer = _ANSWERS.get(content.target.winner)
         if answer is None or not content.candidates:

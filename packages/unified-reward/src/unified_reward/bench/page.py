@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 from unified_reward import media
 from unified_reward.bench.audit import AuditResult
 from unified_reward.bench.benchmark import Benchmark, JudgedItem
-from unified_reward.bench.run import Result
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Image
 from unified_reward.core.verdicts import Preferred
@@ -47,9 +46,10 @@ def published_results(benchmark: str) -> list[dict[str, str]]:
     return [row for row in rows if row["benchmark"] == benchmark]
 
 
-def write_page(benchmark: Benchmark, result: Result, path: Path) -> None:
-    """Write the result of a run as one HTML file."""
-    report = result.report
+def write_page(
+    benchmark: Benchmark, report: Mapping[str, Any], worst: Iterable[JudgedItem], path: Path
+) -> None:
+    """Write the report of a run, and the items furthest from their labels, as one HTML file."""
     page = Page(f"{report['name']}: {report['judge']}", lead=benchmark.description)
     orders = f"comparisons in {report['orders']} order(s)"
     votes = f"majority of {report['votes']} votes" if "votes" in report else orders
@@ -64,7 +64,7 @@ def write_page(benchmark: Benchmark, result: Result, path: Path) -> None:
         bars = [_bar(_words(group), row[name]) for group, row in groups.items() if name in row]
         page.bars(bars, title=_words(name).capitalize())
     page.section("Worst disagreements", "The judge is most certain, and people disagree.")
-    page.gallery([_card(item) for item in result.worst if item.disagreement > 0])
+    page.gallery([_card(item) for item in worst if item.disagreement > 0])
     others = published_results(benchmark.name)
     if others:
         _add_published(page, others, report)

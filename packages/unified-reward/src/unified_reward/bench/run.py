@@ -26,6 +26,7 @@ from unified_reward.bench.benchmark import (
     Metrics,
     item_hash,
 )
+from unified_reward.bench.page import write_page
 from unified_reward.bench.registry import find_benchmark
 from unified_reward.core.base_judge import BaseJudge, Progress
 from unified_reward.core.errors import ConfigError, DataError, one_line
@@ -81,7 +82,8 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
         orders: 2 asks every comparison in both orders and averages, 1 asks once.
         votes: Majority of this many votes per comparison, each in a random order, as in
             VL-RewardBench; 0 for none. Answers repeat, so each order is asked at most once.
-        out: Folder for ``verdicts.jsonl`` and ``report.json``; a stopped run continues there.
+        out: Folder for ``verdicts.jsonl``, ``report.json`` and ``page.html`` (extra ``[report]``);
+            a stopped run continues there.
         retry_failed: Ask the items again that failed in an earlier run.
         on_progress: Called with the number of items just judged.
 
@@ -102,8 +104,7 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
     benchmark = find_benchmark(name) if isinstance(name, str) else name
     options = BenchmarkOptions(limit, seed, orders, votes)
     read = partial(benchmark.read_rows, data_folder(data), options)
-    broken: list[str] = []
-    judged, worst = list[JudgedItem](), list[JudgedItem]()
+    broken, judged, worst = list[str](), list[JudgedItem](), list[JudgedItem]()
     origin = _origin(benchmark, judge, options)
     with _resumed(out, origin, read, retry_failed=retry_failed) as journal:
         examples = _usable(read(), broken)
@@ -115,7 +116,7 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
             raise DataError("; ".join([f"{data} holds no item of {benchmark.name}", *broken[:1]]))
         report = _report(benchmark, judge, options, judged, len(broken))
         if out:
-            write_json(Path(out) / "report.json", report)
+            _write(benchmark, report, worst, Path(out))
     return Result(report, judged, worst)
 
 
@@ -135,6 +136,13 @@ def _resumed(
         origin.resume(journal, lambda: map(_row_of, _usable(read(), [])), retry_failed=retry_failed)
         origin.check(journal)
         yield journal
+
+
+def _write(
+    benchmark: Benchmark, report: dict[str, Any], worst: Sequence[JudgedItem], folder: Path
+) -> None:
+    write_json(folder / "report.json", report)
+    write_page(benchmark, report, worst, folder / "page.html")
 
 
 def _origin(benchmark: Benchmark, judge: BaseJudge, options: BenchmarkOptions) -> Origin:
@@ -175,7 +183,7 @@ def _usable(rows: Iterator[Row], broken: list[str]) -> Iterator[Example]:
     seen: dict[str, int] = {}
     for row in rows:
         if isinstance(row.content, Failed):
-            broken.append(f"row {row.line}: {row.content.error}")
+            broken.append(f"row {row.line}: {row.content.reason}")
         elif row.id in seen:
             broken.append(f"row {row.line}: duplicate id {row.id!r}, that of row {seen[row.id]}")
         elif len(row.content.candidates) not in (1, 2):

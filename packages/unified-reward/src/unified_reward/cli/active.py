@@ -143,7 +143,7 @@ def _ask_all(
 def _tell_missing(name: str, pairs: Sequence[Example], verdicts: Sequence[Verdict]) -> int:
     """Print how many pairs a judge has no preference on, and return their number."""
     lost = [
-        f"{pair.id}: {verdict.error if isinstance(verdict, Failed) else verdict.reason}"
+        f"{pair.id}: {verdict.reason}"
         for pair, verdict in zip(pairs, verdicts, strict=True)
         if isinstance(verdict, Failed | Unparsed)
     ]

@@ -59,5 +59,5 @@ def audit(
 
 def _unusable(row: Row) -> str:
     if isinstance(row.content, Failed):
-        return row.content.error
+        return row.content.reason
     return "" if row.content.candidates else f"line {row.line}: no candidates to ask about"

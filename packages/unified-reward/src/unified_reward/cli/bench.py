@@ -11,7 +11,6 @@ from rich.table import Table
 
 from unified_reward.bench.benchmark import BenchmarkOptions
 from unified_reward.bench.diff import compare_runs
-from unified_reward.bench.page import write_page
 from unified_reward.bench.registry import benchmark_names, find_benchmark
 from unified_reward.bench.run import data_folder, run_benchmark
 from unified_reward.cli import completions, options, output
@@ -75,8 +74,6 @@ def bench(
             retry_failed=retry_failed,
             on_progress=advance,
         )
-    if out:
-        write_page(benchmark, result, out / "page.html")
     if as_json:
         output.print_json([result.report])
     else:

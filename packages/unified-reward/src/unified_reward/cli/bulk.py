@@ -15,14 +15,28 @@ from unified_reward.io.text import read_lines
 from unified_reward.judges import bulk
 
 
+def count_rows(source: Path, out: Path) -> int:
+    """Number of rows of an input, which are not parsed.
+
+    Raises:
+        ConfigError: The output is the input.
+        DataError: The input cannot be read or has no rows.
+    """
+    keep_inputs(out, source)
+    n_rows = sum(1 for _ in read_lines(source))
+    if not n_rows:
+        raise DataError(f"{source} has no rows")
+    return n_rows
+
+
 def run_bulk(
     work: bulk.Work,
     source: Path,
     out: Path,
     *,
     size: int,
-    engine: bulk.Engine,
-    workers: int,
+    engine: bulk.Engine = bulk.Engine.LOCAL,
+    workers: int = 1,
     retry_failed: bool,
     as_json: bool,
 ) -> Counter[str]:
@@ -37,10 +51,7 @@ def run_bulk(
             different settings, files or inputs.
         DataError: The input cannot be read or has no rows, or ``out`` is no output of this judge.
     """
-    n_rows = sum(1 for _ in read_lines(source))
-    keep_inputs(out, source)
-    if not n_rows:
-        raise DataError(f"{source} has no rows")
+    n_rows = count_rows(source, out)
     statuses: Counter[str] = Counter()
     with open_journal(out) as journal:
         # Strict, so that a misspelt key, such as of criteria, changes no question unnoticed.

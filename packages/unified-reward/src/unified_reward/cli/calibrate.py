@@ -129,7 +129,7 @@ def _labelled(path: Path, source: str) -> tuple[list[Example], int]:
 
 def _unlabelled(content: Example | Failed) -> str:
     if isinstance(content, Failed):
-        return content.error
+        return content.reason
     example = content.as_comparison()
     label = {1: example.target.score, 2: example.target.winner}.get(len(example.candidates))
     return "no winner of two candidates, and no score of one" if label is None else ""

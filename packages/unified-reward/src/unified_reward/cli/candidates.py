@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +9,10 @@ import typer
 
 from unified_reward import policies
 from unified_reward.cli import options, output
-from unified_reward.cli.progress import bar, waiting
-from unified_reward.core.errors import DataError
+from unified_reward.cli.bulk import count_rows, run_bulk
+from unified_reward.cli.progress import waiting
 from unified_reward.core.extensions import checkpoint_path
-from unified_reward.io.atomic import keep_inputs
-from unified_reward.io.journal import open_journal
-from unified_reward.io.rows import read_examples
-from unified_reward.policies.candidates import make_candidates
+from unified_reward.policies.candidates import CandidateWork
 
 
 _BATCH = "Candidates in one forward pass; default 16 answers, or 4 images or videos."
@@ -57,10 +52,8 @@ def candidates(
     as_json: options.JsonOption = False,
 ) -> None:
     """Generate candidates for every prompt with a policy; resumes a stopped run."""
-    keep_inputs(out / "candidates.jsonl", source)
-    ids = [row.id for row in read_examples(source)]
-    if not ids:
-        raise DataError(f"{source} has no rows")
+    file = out / "candidates.jsonl"
+    count_rows(source, file)
     given = {"temperature": temperature, "max_new_tokens": max_new_tokens, "steps": steps}
     given |= {"guidance": guidance, "height": height, "width": width, "frames": frames, "fps": fps}
     # Loaded before anything is written, so that a wrong policy leaves no file behind.
@@ -69,26 +62,9 @@ def candidates(
             checkpoint_path(policy), given, device=device, dtype=dtype, batch_size=batch_size
         )
     loaded.name = policy
-    with open_journal(out / "candidates.jsonl") as journal:
-        made = make_candidates(
-            partial(read_examples, source),
-            journal,
-            loaded,
-            n=n,
-            seed=seed,
-            retry_failed=retry_failed,
-        )
-        done = sum(name in journal.done for name in ids)
-        with bar("generating", len(ids), done=done) as advance:
-            for row in made:
-                advance(1)
-                if as_json:
-                    output.print_json([row])
-    statuses = Counter(journal.done[name] for name in ids)
+    work = CandidateWork(out, loaded, n, seed)
+    statuses = run_bulk(work, source, file, size=1, retry_failed=retry_failed, as_json=as_json)
     if not as_json:
         output.print_counts(statuses)
-        output.say_next(
-            *("pairs", out / "candidates.jsonl", out / "pairs.jsonl", "--judge", "JUDGE")
-        )
-    output.hint_at_failed(statuses["failed"])
+        output.say_next("pairs", file, out / "pairs.jsonl", "--judge", "JUDGE")
     output.exit_if([statuses["failed"]])

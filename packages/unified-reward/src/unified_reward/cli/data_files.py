@@ -111,8 +111,8 @@ def convert(
             advance(1)
             n_rows += 1
             if isinstance(row.content, Failed):
-                checking.tally(reasons, row.content.error)
-                typer.echo(f"row {row.line}: {row.content.error}", err=True)
+                checking.tally(reasons, row.content.reason)
+                typer.echo(f"row {row.line}: {row.content.reason}", err=True)
 
         pack.convert(pack.rows_of(path, source, media, _scale(scale)), out, count)
     _total(n_rows, reasons, err=True)

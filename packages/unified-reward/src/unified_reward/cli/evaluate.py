@@ -17,8 +17,7 @@ from unified_reward.cli import options, output
 from unified_reward.core.errors import ConfigError
 from unified_reward.evaluate.diff import compare_evaluations
 from unified_reward.evaluate.inputs import read_models
-from unified_reward.evaluate.page import write_page
-from unified_reward.evaluate.run import evaluate_models
+from unified_reward.evaluate.run import PAGE, evaluate_models
 from unified_reward.evaluate.sampling import PolicySampling
 from unified_reward.io.vote_rows import read_votes
 from unified_reward.judges.registry import kind_of
@@ -111,14 +110,12 @@ def evaluate(
         retry_failed=retry_failed,
         seed=seed,
     ).report
-    if out:
-        write_page(report, outputs, out / "page.html")
     if as_json:
         output.print_json([report])
     else:
         _print_report(report)
         if out:
-            typer.echo(f"page: {out / 'page.html'}")
+            typer.echo(f"page: {out / PAGE}")
             output.say_next("arena", out, "--out", "VOTES.jsonl")
     if out:
         output.hint_at_failed(sum(judge["failed"] for judge in report["judges"].values()))

@@ -532,5 +532,5 @@ def _expect(verdict: Verdict, kind: type[_Kind]) -> _Kind:
     if isinstance(verdict, Unparsed):
         raise UnparsedError(f"{verdict.reason}; the judge answered: {verdict.text!r}")
     if isinstance(verdict, Failed):
-        raise verdict.cause or ModelError(verdict.error)
+        raise verdict.cause or ModelError(verdict.reason)
     raise ModelError(f"expected {kind.__name__}, but the judge gave {type(verdict).__name__}")

@@ -214,13 +214,18 @@ class Failed:
     """The question could not be asked: a broken file, a server down.
 
     >>> verdict = Failed("a.png: cannot be opened: No such file or directory")
-    >>> verdict.error, verdict.cause
+    >>> verdict.reason, verdict.cause
     ('a.png: cannot be opened: No such file or directory', None)
     """
 
-    error: str
+    reason: str
     cause: UnifiedRewardError | None = field(default=None, compare=False, repr=False)
     """The error itself if there was one; the verbs for a single question raise it."""
+
+    @property
+    def error(self) -> str:
+        """The reason, by its former name."""
+        return self.reason
 
     @classmethod
     def from_error(cls, error: UnifiedRewardError) -> Failed:

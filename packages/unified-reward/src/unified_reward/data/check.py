@@ -49,7 +49,7 @@ def check(rows: Iterable[Row], *, decode: bool = False) -> Iterator[Checked]:
     look = lru_cache(maxsize=2**16)(_look)
     for row in rows:
         if isinstance(row.content, Failed):
-            yield Checked(row, row.content.error)
+            yield Checked(row, row.content.reason)
         else:
             results = (_problem(medium, look, decode=decode) for medium in files(row.content.media))
             problems = [problem for problem in results if problem]

@@ -145,7 +145,7 @@ class ExampleFile:
         row = int(self._order[index])
         content = parse_row(read_line(self._path, self._starts[row]), self._path.parent)
         if isinstance(content, Failed):
-            raise DataError(f"{self._path} changed while it was read: {content.error}")
+            raise DataError(f"{self._path} changed while it was read: {content.reason}")
         content = content.as_comparison()
         is_twin = index % len(self._order) > 0 and self._order[index - 1] == row
         return mirrored(content) if is_twin and len(content.candidates) == 2 else content
@@ -155,7 +155,7 @@ def _unusable(row: Row) -> str:
     """Reason why a judge cannot learn from a row; empty where it can."""
     content = row.content
     if isinstance(content, Failed):
-        return content.error
+        return content.reason
     lack = missing_label(content)
     return f"line {row.line}: {lack}" if lack else ""
 

@@ -207,7 +207,7 @@ def _keys(
 
 def _key(content: Example | Failed, source: int, seed: int, banned: _Banned) -> _Key:
     if isinstance(content, Failed):
-        raise DataError(content.error)
+        raise DataError(content.reason)
     if lack := missing_label(content):
         raise DataError(lack)
     leaked = (
@@ -281,7 +281,7 @@ def _banned(exclude: Iterable[Path]) -> tuple[_Banned, dict[str, Any]]:
         for row in rows_of(path):
             n_rows += 1
             if isinstance(row.content, Failed):
-                raise DataError(f"{path}: {row.content.error}; it cannot be excluded from the mix")
+                raise DataError(f"{path}: {row.content.reason}; it cannot be excluded from the mix")
             banned.ids.add(row.id)
             banned.prompts.add(_prompts(row.content)[0])
             for medium in files(row.content.media):

@@ -63,7 +63,7 @@ def gather(rows: Iterable[Row], *, n: int, seed: int) -> Stats:
     n_seen = 0
     for row in rows:
         if isinstance(row.content, Failed):
-            tally(stats.bad, row.content.error)
+            tally(stats.bad, row.content.reason)
             continue
         n_seen += 1
         _count(stats, row.content)

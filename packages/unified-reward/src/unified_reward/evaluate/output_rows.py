@@ -57,7 +57,7 @@ def read_candidates(path: Path) -> ModelRows:
     partial: list[str] = []
     for row in read_examples(path, task=_default_task(path)):
         if isinstance(row.content, Failed):
-            missing[row.id] = row.reason or row.content.error
+            missing[row.id] = row.reason or row.content.reason
             if row.prompt:
                 examples[row.id] = row.prompt
         else:
@@ -117,7 +117,7 @@ def read_outputs(path: Path) -> dict[str, ModelRows]:
         raw = json.dumps({"id": prompt, **about}, allow_nan=False).encode()
         content = read_row(raw, path.parent).content
         if isinstance(content, Failed):
-            raise DataError(f"{path} line {line}: {content.error}")
+            raise DataError(f"{path} line {line}: {content.reason}")
         models.setdefault(model, {})[prompt] = content
     return {model: ModelRows(path, examples) for model, examples in models.items()}
 

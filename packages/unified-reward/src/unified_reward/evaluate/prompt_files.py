@@ -187,7 +187,7 @@ def _collect(path: Path, entries: Iterable[_Entry]) -> PromptFile:
 
 def _columns(entry: dict[str, Any] | Failed) -> dict[str, Any]:
     if isinstance(entry, Failed):
-        raise DataError(entry.error)
+        raise DataError(entry.reason)
     return {str(name).strip().lower(): value for name, value in entry.items()}
 
 
@@ -227,7 +227,7 @@ def _example(row: Mapping[str, Any], name: str, folder: Path) -> Example:
         raise DataError(f"a value is of no kind that JSON has: {one_line(error)}") from error
     content = read_row(raw, folder).content
     if isinstance(content, Failed):
-        raise DataError(content.error)
+        raise DataError(content.reason)
     return content
 
 

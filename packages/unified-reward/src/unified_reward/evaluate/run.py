@@ -24,6 +24,7 @@ from unified_reward.evaluate.answers import RewardAnswers, read_answers, rows_of
 from unified_reward.evaluate.budget import budget_report, next_questions, question_orders
 from unified_reward.evaluate.output_rows import write_outputs
 from unified_reward.evaluate.outputs import Comparison, ModelOutputs, RewardValues, model_pairs
+from unified_reward.evaluate.page import write_page
 from unified_reward.evaluate.questions import By, Question, comparisons_of, forms_to_ask, scores_of
 from unified_reward.evaluate.report import Reward, build_report
 from unified_reward.io.atomic import write_json
@@ -38,7 +39,7 @@ from unified_reward.judges import bulk
 from unified_reward.judges.files import judge_files
 
 
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "page.html"
 Questions = Callable[[], Iterable[Question]]
 """Questions, as often as they are wanted, since there may be millions."""
 Judges = Mapping[str, BaseJudge | Callable[[], BaseJudge]]
@@ -120,7 +121,7 @@ def evaluate_models(  # noqa: PLR0913  every one is an option of the command too
     Every prompt has the same weight, and every interval is over prompts.
 
     Args:
-        outputs: Outputs of the models, as from `evaluate.inputs.read_models`.
+        outputs: Outputs of the models, as from `read_models`.
         judges: Judge of each reward by its name, or a function that opens it in its turn. A judge
             that scores aspects and nothing else gives a reward ``NAME.ASPECT`` for each.
         baseline: Model that the others are compared with; default the first.
@@ -129,7 +130,8 @@ def evaluate_models(  # noqa: PLR0913  every one is an option of the command too
         readings: Times a score is asked and averaged, >= 1, for a judge that samples its answers.
         budget: Most calls for comparisons of each judge, where they tell most; None for all.
         votes: Votes of people on pairs of the models, which calibrate the first judge's win rates.
-        out: Folder of verdicts and ``report.json``; a run there asks only what is not answered.
+        out: Folder of verdicts, ``report.json`` and ``page.html`` (extra ``[report]``); a run
+            there asks only what is not answered.
         retry_failed: Ask the questions again that failed in an earlier run.
         seed: Random seed of the order of prompts within a budget.
 
@@ -158,9 +160,14 @@ def evaluate_models(  # noqa: PLR0913  every one is an option of the command too
             rewards |= _judge(name, judge, outputs, options, folder, retry_failed=retry_failed)
         report = build_report(outputs, rewards, options.baseline, votes)
         if out:
-            write_outputs(outputs, folder)
-            write_json(folder / REPORT, report)
+            _write(report, outputs, folder)
     return Result(report, [reward.answers.values for reward in rewards.values()])
+
+
+def _write(report: Mapping[str, Any], outputs: ModelOutputs, folder: Path) -> None:
+    write_outputs(outputs, folder)
+    write_json(folder / REPORT, report)
+    write_page(report, outputs, folder / PAGE)
 
 
 def _baseline(outputs: ModelOutputs, judges: Judges, name: str | None) -> str:

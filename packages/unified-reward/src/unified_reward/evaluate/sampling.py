@@ -16,7 +16,8 @@ from unified_reward.evaluate.output_rows import CANDIDATES
 from unified_reward.evaluate.tasks import kind_of, with_task
 from unified_reward.io.journal import open_journal
 from unified_reward.io.rows import Row
-from unified_reward.policies.candidates import make_candidates
+from unified_reward.judges import bulk
+from unified_reward.policies.candidates import CandidateWork
 
 
 @dataclass(frozen=True)
@@ -93,16 +94,10 @@ def sample_policy(
 
     path = sampling.out / name / CANDIDATES
     with open_journal(path) as journal:
-        made = make_candidates(
-            read,
-            journal,
-            policy,
-            n=sampling.n,
-            seed=sampling.seed,
-            retry_failed=sampling.retry_failed,
-        )
+        work = CandidateWork(path.parent, policy, sampling.n, sampling.seed)
+        made = bulk.run(work, read, journal, size=1, retry_failed=sampling.retry_failed)
         missing = [row for row in rows if row.id not in journal.done]
         with sampling.progress(f"sampling {name}", len(missing)) as advance:
-            for _ in made:
-                advance(1)
+            for chunk in made:
+                advance(len(chunk.rows))
     return path

@@ -46,7 +46,7 @@ def example_fingerprint(
     """
     if isinstance(content, Failed):
         # The same wherever the line stands.
-        error = re.sub(r"^line \d+: ", "", content.error)
+        error = re.sub(r"^line \d+: ", "", content.reason)
         values = [error, _plain(prompt, reads) if prompt else None]
     else:
         values = _plain(content, reads)

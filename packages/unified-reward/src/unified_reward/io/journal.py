@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Collection, Container, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +37,9 @@ _OWN_ROW = re.compile(
 )
 """A row as it is written here, whose outcome is its status."""
 _BLOCK = 2**20
+_PUSH_S = 1.0
+"""Seconds between two pushes to the disk, which only a machine that loses power needs: the rows of
+a process that is killed are with the system."""
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
@@ -49,8 +53,10 @@ def open_journal(path: Path) -> Generator[Journal]:
     """
     with locked(path):
         journal = Journal(path)
-        yield journal
-        journal.close()
+        try:
+            yield journal
+        finally:
+            journal.close()
 
 
 class Done(Mapping[str, str]):
@@ -120,6 +126,7 @@ class Journal:
         self._is_torn = False
         self._pusher = ThreadPoolExecutor(1, "push to disk")
         self._push: Future[None] | None = None
+        self._is_pushed, self._pushed_at = True, 0.0
         with written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
@@ -257,7 +264,10 @@ class Journal:
         self._is_torn, self._ending = False, b""
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows, which a kill leaves; they are pushed to the disk while the next are made.
+        """Write rows, which a kill leaves.
+
+        They are pushed to the disk while the next are made, at most once a second, and when the
+        journal is closed.
 
         Raises:
             DataError: The disk is full or the file cannot be written, or the rows are of another
@@ -268,18 +278,13 @@ class Journal:
         if judges and (others := self.judges - judges):
             names = ", ".join(f"{judge} ({family})" for judge, family in sorted(others))
             raise DataError(f"{self.path} holds rows of {names}; give this judge another file")
-        self._finish_push()
         self.repair()
         content = "".join(f"{_dumps(row)}\n" for row in rows).encode(errors="replace")
-        with written(self.path):
-            file = self.path.open("ab")
-            try:
-                file.write(content)
-                file.flush()
-            except OSError:
-                file.close()
-                raise
-        self._push = self._pusher.submit(_pushed, file)
+        with written(self.path), self.path.open("ab") as file:
+            file.write(content)
+        self._is_pushed = False
+        if time.monotonic() - self._pushed_at > _PUSH_S:
+            self._start_push()
         self._appended_by |= judges
         self._sound += len(content)
         self._digest.update(content)
@@ -287,6 +292,11 @@ class Journal:
         for entry in entries:
             self._count(entry)
         self._table.add(entries)
+
+    def _start_push(self) -> None:
+        self._finish_push()
+        self._push = self._pusher.submit(_push, self.path)
+        self._is_pushed, self._pushed_at = True, time.monotonic()
 
     def _finish_push(self) -> None:
         push, self._push = self._push, None
@@ -300,6 +310,8 @@ class Journal:
         Raises:
             DataError: They cannot be pushed to it.
         """
+        if not self._is_pushed:
+            self._start_push()
         self._finish_push()
 
     def add_checkpoint(self, about: list[str], place: LinePlace) -> None:
@@ -325,8 +337,8 @@ class Journal:
         )
 
 
-def _pushed(file: IO[bytes]) -> None:
-    with file:
+def _push(path: Path) -> None:
+    with path.open("rb") as file:
         os.fsync(file.fileno())
 
 

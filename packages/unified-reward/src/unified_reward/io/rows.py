@@ -251,7 +251,7 @@ def read_examples(
             n_earlier = 0
         row = ids.checked(row, line, start)
         if isinstance(row.content, Failed):
-            row = replace(row, content=_failed(f"line {line}: {row.content.error}"))
+            row = replace(row, content=_failed(f"line {line}: {row.content.reason}"))
         yield row
 
 
@@ -496,7 +496,7 @@ def written_row(row: Row, folder: Path) -> dict[str, Any]:
         DataError: It holds no example, or a medium is in memory, not in a file.
     """
     if isinstance(row.content, Failed):
-        raise DataError(row.content.error)
+        raise DataError(row.content.reason)
     written = example_row(row.content, folder)
     if not row.status:
         return written

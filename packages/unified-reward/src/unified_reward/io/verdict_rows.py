@@ -53,7 +53,9 @@ def verdict_row(
         case Ranking():
             row |= {"status": "ranked", "order": verdict.order, "scores": verdict.scores}
             answers = verdict.verdicts
-            lost = dict.fromkeys(_why(one) for one in answers if isinstance(one, Unparsed | Failed))
+            lost = dict.fromkeys(
+                one.reason for one in answers if isinstance(one, Unparsed | Failed)
+            )
             answered = (one for one in verdict.verdicts if isinstance(one, Scored | Preferred))
             notes = dict.fromkeys(note for one in answered for note in one.notes)
             row["reason"] = "; ".join(lost) or _noted(notes)
@@ -61,9 +63,9 @@ def verdict_row(
                 reason = ": ".join(["no candidate has a score", *filter(None, ["; ".join(lost)])])
                 row |= {"status": "failed", "reason": reason}
         case Unparsed():
-            row |= {"status": "unparsed", "reason": _why(verdict), "text": verdict.text}
+            row |= {"status": "unparsed", "reason": verdict.reason, "text": verdict.text}
         case Failed():
-            row |= {"status": "failed", "reason": _why(verdict)}
+            row |= {"status": "failed", "reason": verdict.reason}
     return row
 
 
@@ -74,10 +76,6 @@ def _noted(notes: Collection[str]) -> str | None:
 def _notes(row: Mapping[str, Any]) -> tuple[str, ...]:
     reason = row["reason"] or ""
     return tuple(reason.removeprefix(NOTE).split("; ")) if reason.startswith(NOTE) else ()
-
-
-def _why(verdict: Unparsed | Failed) -> str:
-    return verdict.reason if isinstance(verdict, Unparsed) else verdict.error
 
 
 def _score_row(score: Score | None) -> dict[str, Any]:

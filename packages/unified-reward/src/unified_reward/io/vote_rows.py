@@ -169,7 +169,7 @@ def parse_vote(row: Mapping[str, Any], folder: Path) -> Vote:
     about = {key: row[key] for key in _EXAMPLE_KEYS if row.get(key) is not None}
     content = read_row(json.dumps(about, allow_nan=False).encode(), folder).content
     if isinstance(content, Failed):
-        raise DataError(content.error)
+        raise DataError(content.reason)
     given = fields.model_dump(include={"a", "b", "vote", "rater", "seconds", "at", "aspects"})
     return Vote(content, **given, order=fields.order, gold=fields.gold, repeats=fields.repeats)
 

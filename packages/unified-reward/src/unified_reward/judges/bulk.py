@@ -37,7 +37,7 @@ OutputRows = list[dict[str, Any]]
 Worker = Callable[[Sequence[Row]], OutputRows]
 """Makes one output row of every input row, in order."""
 CHUNK = 64
-"""Rows that are judged and then pushed to the disk together: a kill costs these at most, several
+"""Rows that are judged and then appended together: a kill costs these at most, several
 windows of a judge (`BaseJudge.window`) that share decoded media."""
 _CHECKPOINT_S = 2.0
 """Seconds between two checkpoints, whose rows a run that goes on does not read again."""
@@ -107,7 +107,7 @@ def run(
             other settings, files or inputs.
         DataError: The disk is full, or the journal is another judge's; appended rows stay.
     """
-    if ("None", "None") in journal.judges:
+    if "judge" in work.origin.config and ("None", "None") in journal.judges:
         raise DataError(f"{journal.path} holds rows that no judge made; give another output file")
     place = work.origin.resume(journal, read, retry_failed=retry_failed)
     tasks = _tasks(read, journal, place, size, missing_only=retry_failed)

@@ -6,7 +6,13 @@ and opens no network address.
 """
 
 from unified_reward.media.browsers import browser_video
-from unified_reward.media.encode import data_url, encode_mp4, encode_png, encode_webp
+from unified_reward.media.encode import (
+    data_url,
+    encode_lossless,
+    encode_mp4,
+    encode_png,
+    encode_webp,
+)
 from unified_reward.media.files import LIMITS, Limits, PILImage, Pixels, describe
 from unified_reward.media.images import fit_pixels, open_image, verify_image
 from unified_reward.media.videos import (
@@ -34,6 +40,7 @@ __all__ = [
     "content_hash",
     "data_url",
     "describe",
+    "encode_lossless",
     "encode_mp4",
     "encode_png",
     "encode_webp",

@@ -11,14 +11,14 @@ import numpy as np
 
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Video
+from unified_reward.media.encode import all_frames
 from unified_reward.media.files import LIMITS, Pixels, describe, open_file
 from unified_reward.media.images import identify_image
-from unified_reward.media.videos import frame_times, open_stream, sample_frames, select_frames
+from unified_reward.media.videos import open_stream, sample_frames
 
 
 MAX_PIXELS = 2**28
 """Pixels of all frames of a video that is converted, such as 129 frames of 1920x1080."""
-_DEFAULT_FPS = 8.0
 _CONTAINERS = {"h264": "mp4", "vp8": "webm", "vp9": "webm", "av1": "webm"}
 _FORMATS = ("yuv420p", "yuvj420p")
 _BT709 = 1  # AVCOL_SPC, AVCOL_PRI and AVCOL_TRC alike
@@ -51,10 +51,7 @@ def browser_video(video: Video) -> tuple[bytes, str]:
             f"{describe(video)}: {n_frames} frames of {width}x{height} are too many to convert for "
             "browsers; give it as MP4 (H.264, yuv420p)"
         )
-    pixels = select_frames(video, lambda n, _: tuple(range(n))).pixels
-    times = frame_times(video)
-    span = times[-1] - times[0] if times else 0
-    return _encoded(pixels, (len(times) - 1) / span if span > 0 else _DEFAULT_FPS), "video/mp4"
+    return _encoded(*all_frames(video)), "video/mp4"
 
 
 def _copied(source: str | Path | bytes) -> tuple[bytes, str] | None:

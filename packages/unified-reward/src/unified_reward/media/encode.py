@@ -6,14 +6,53 @@ import base64
 import io
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
 
 from unified_reward.core.errors import MediaError
+from unified_reward.core.samples import Image, Video
 from unified_reward.media.files import PILImage, Pixels, describe
 from unified_reward.media.images import open_image, pillow_errors
+from unified_reward.media.videos import frame_times, select_frames
+
+
+DEFAULT_FPS = 8.0
+"""Frames per second of a video in memory that has no rate of its own."""
+
+
+def encode_lossless(medium: Image | Video) -> tuple[bytes, str]:
+    """Encode an image as PNG, or a video as lossless MP4; see `encode_mp4`.
+
+    Args:
+        medium: An image or video of any source. A video without a rate gets 8 frames per second.
+
+    Returns:
+        The bytes of a file, and its suffix, ``.png`` or ``.mp4``.
+
+    Raises:
+        MediaError: The medium cannot be read.
+    """
+    if isinstance(medium, Image):
+        return encode_png(open_image(medium)), ".png"
+    pixels, fps = all_frames(medium)
+    return encode_mp4(pixels, fps), ".mp4"
+
+
+def all_frames(video: Video) -> tuple[Pixels, float]:
+    """Every frame of a video, shape (n, height, width, 3), and its rate in frames per second.
+
+    Raises:
+        MediaError: The video cannot be read.
+    """
+    pixels = select_frames(video, lambda n, _: tuple(range(n))).pixels
+    if video.fps and not isinstance(video.source, str | Path | bytes):
+        return pixels, video.fps
+    times = frame_times(video)
+    span = times[-1] - times[0] if times else 0.0
+    return pixels, (len(times) - 1) / span if span > 0 else DEFAULT_FPS
 
 
 def encode_png(image: PILImage) -> bytes:

@@ -20,7 +20,7 @@ from unified_reward.pairs.strategies import PairOptions
 
 
 CHUNK = WINDOW
-"""Prompts whose pairs are made, and then pushed to the disk, together: one window of the judge."""
+"""Prompts whose pairs are made, and then appended, together: one window of the judge."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def pair_rows(
     examples = [row.content for row in rows if isinstance(row.content, Example)]
     results = iter(pair_examples(examples, judge, options))
     return [
-        failed_row(row, row.content.error, judge, options, folder)
+        failed_row(row, row.content.reason, judge, options, folder)
         if isinstance(row.content, Failed)
         else next(results).row(folder)
         for row in rows

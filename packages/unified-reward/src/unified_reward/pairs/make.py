@@ -7,7 +7,9 @@ journals nor where the judge runs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +17,11 @@ from typing import Any, Literal
 import numpy as np
 
 from unified_reward.core.base_judge import BaseJudge
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Candidate, Example, Pair, PreferencePair, Sample
 from unified_reward.core.verdicts import Scored, Verdict
+from unified_reward.io.atomic import replacing
+from unified_reward.io.candidate_files import store
 from unified_reward.io.rows import CandidateDetails, Row, candidate_row, pair_keys, parts_rows
 from unified_reward.io.verdict_rows import verdict_row
 from unified_reward.pairs.strategies import (
@@ -159,7 +163,7 @@ def _made_by(calls: int, judge: str, family: str, options: PairOptions) -> dict[
 
 
 def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
-    examples: Sequence[Example | Sample],
+    examples: Iterable[Example | Sample],
     judge: BaseJudge,
     *,
     strategy: Strategy | str = Strategy.RANK_AND_SIFT,
@@ -176,8 +180,8 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
     The media of at most 16 prompts are in memory together, and each is decoded once.
 
     Args:
-        examples: Prompts with candidates, or samples. The order in which candidates meet follows
-            from id and seed, so ids should differ.
+        examples: Prompts with candidates, as from `make_candidates` or a file, or samples. The
+            order in which candidates meet follows from id and seed, so ids should differ.
         judge: A judge, as from `open_judge`.
         strategy: ``rank+sift`` (default) compares disjoint random pairs, then takes the
             highest-scoring winner and the lowest-scoring loser; the others see `Strategy`.
@@ -191,8 +195,8 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
         confidence: Probability at which ``adaptive`` asks no more, in (0.5, 1); None for 0.7.
 
     Returns:
-        One result for each example, in order. ``result.pair`` is the preference pair;
-        `align` reads pairs from a file of ``result.row(folder)``, which lies in that folder.
+        One result for each example, in order. ``result.pair`` is the preference pair; `write_pairs`
+        writes the file that `align` reads.
 
     Raises:
         ConfigError: Options do not fit the strategy.
@@ -217,6 +221,48 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
     options = PairOptions(strategy, margin, min_quality, orders, readings, rounds, seed, confidence)
     prompts = [Example.of(each) if isinstance(each, Sample) else each for each in examples]
     return pair_examples(prompts, judge, options)
+
+
+def write_pairs(results: Iterable[PairResult], path: str | Path) -> Counter[str]:
+    """Write pairs as the file that `align`, `export_pairs` and the commands read.
+
+    Args:
+        results: Pairs, as from `make_pairs`; those dropped or failed are written with their reason.
+        path: The file, JSONL, which is replaced. Media in memory are written to ``media/`` beside
+            it; those in files are named by relative paths.
+
+    Returns:
+        How many are ``kept``, ``dropped`` and ``failed``.
+
+    Raises:
+        DataError: An id stands twice, or a file cannot be written; ``path`` stays as it was.
+        MediaError: A medium in memory cannot be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> import unified_reward as ur
+        >>> pixels = [ur.Image(np.full((8, 8, 3), grey, np.uint8), "HWC") for grey in (0, 255)]
+        >>> example = ur.Example(ur.Task.IMAGE_GENERATION, "white", tuple(pixels), id="w")
+        >>> results = ur.make_pairs([example], ur.open_judge("scripted:first"), strategy="rank")
+        >>> folder = Path(mkdtemp())
+        >>> dict(write_pairs(results, folder / "pairs.jsonl"))
+        {'dropped': 1}
+        >>> len([*folder.glob("media/*.png")])
+        2
+    """
+    path, counts, ids = Path(path), Counter[str](), set[str]()
+    with replacing(path) as file:
+        for result in results:
+            if result.example.id in ids:
+                raise DataError(f"duplicate id {result.example.id!r}: ids of a file must differ")
+            ids.add(result.example.id)
+            row = replace(result, example=store(result.example, path.parent)).row(path.parent)
+            file.write(
+                f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n".encode(errors="replace")
+            )
+            counts[result.status] += 1
+    return counts
 
 
 def pair_examples(
@@ -279,7 +325,7 @@ class _Prompt:
             else:
                 self.excluded[i] = f"the same as candidate {first}"
         errors = judge.check_samples([*samples.values()])
-        self.excluded |= {i: e.error for i, e in zip(samples, errors, strict=True) if e}
+        self.excluded |= {i: e.reason for i, e in zip(samples, errors, strict=True) if e}
         usable = [i for i in samples if i not in self.excluded]
         digest = hashlib.sha256(f"{self.example.id} {self.options.seed}".encode()).digest()
         rng = np.random.default_rng(list(digest))

@@ -35,7 +35,7 @@ def read_pairs(path: Path) -> Iterator[PairRow]:
     """
     for row in read_examples(path):
         if isinstance(row.content, Failed):
-            reason = row.reason if row.status == "failed" else row.content.error
+            reason = row.reason if row.status == "failed" else row.content.reason
             yield PairRow(row, row.status, None, reason)
         elif row.status in ("dropped", "failed"):
             yield PairRow(row, row.status, None, row.reason)

@@ -257,10 +257,8 @@ STRATEGIES: Mapping[Strategy, Callable[[CandidatePool], Questions | Outcome]] = 
 def unreadable_reason(verdict: Verdict) -> str:
     """Reason why a verdict holds no number."""
     match verdict:
-        case Unparsed():
+        case Unparsed() | Failed():
             return verdict.reason
-        case Failed():
-            return verdict.error
     return "the verdict has no overall score"
 
 

@@ -535,8 +535,8 @@ def _verdict(verdict: Verdict | None) -> str:
             inside = _preference(verdict)
         case Unparsed(reason):
             inside = _unknown("unreadable answer", reason)
-        case Failed(error):
-            inside = _unknown("not asked", error)
+        case Failed(reason):
+            inside = _unknown("not asked", reason)
     return f'<div class="verdict">{inside}</div>'
 
 

@@ -93,7 +93,7 @@ def _read_rows(path: Path, task: Task | None) -> Iterator[tuple[str, Example | F
 def _reason(content: Example | Failed, tasks: Sequence[Task]) -> str:
     """Reason why a row cannot be used; empty if it can."""
     if isinstance(content, Failed):
-        return content.error
+        return content.reason
     if content.task not in tasks:
         return f"the policy is for {' and '.join(tasks)}, not {content.task.value}"
     if content.context and content.task in (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION):

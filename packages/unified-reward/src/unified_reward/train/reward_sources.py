@@ -145,7 +145,7 @@ def _scores(verdicts: Sequence[Verdict]) -> list[wire.Reward]:
 
 def _reason(verdict: Verdict) -> str:
     match verdict:
-        case Failed(error=reason) | Unparsed(reason=reason):
+        case Failed(reason=reason) | Unparsed(reason=reason):
             return reason
         case Scored(aspects=aspects):
             known = f", only aspects: {', '.join(aspects)}" if aspects else ""

@@ -224,7 +224,7 @@ def _answer(
 
 
 def _journal_row(name: str, orders: Sequence[list[PairAnswer] | Failed]) -> dict[str, Any]:
-    failed = [answers.error for answers in orders if isinstance(answers, Failed)]
+    failed = [answers.reason for answers in orders if isinstance(answers, Failed)]
     texts = [
         [(answer.text, answer.n_tokens) for answer in answers]
         for answers in orders

@@ -71,7 +71,7 @@ def win_rates(n: int, most: int, verdicts: Sequence[Verdict]) -> tuple[list[wire
 
 def _reason(verdict: Verdict) -> str:
     match verdict:
-        case Failed(error=reason) | Unparsed(reason=reason):
+        case Failed(reason=reason) | Unparsed(reason=reason):
             return f"no comparison could be read: {reason}"
         case _:
             return f"the judge answered a comparison with {type(verdict).__name__}"

@@ -148,7 +148,7 @@ def _gather(
     for line, value in rows:
         try:
             if isinstance(value, Failed):
-                raise DataError(value.error)
+                raise DataError(value.reason)
             sample = _sample(value, source, folder)
             counts = _ratings(value, source) if source.form == "score" else {"": _vote(value)}
             _add(items, line, sample, str(needed(value, "annotator")), counts)

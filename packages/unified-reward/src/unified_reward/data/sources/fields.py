@@ -31,7 +31,7 @@ def each(rows: Iterable[Raw], make: Callable[[Fields], Iterable[Example]]) -> It
     for line, value in rows:
         try:
             if isinstance(value, Failed):
-                raise DataError(value.error)
+                raise DataError(value.reason)
             made = list(make(value))
         except DataError as error:
             yield failed(line, str(error))

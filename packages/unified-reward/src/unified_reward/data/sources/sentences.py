@@ -46,7 +46,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     for line, value in rows:
         try:
             if isinstance(value, Failed):
-                raise DataError(value.error)
+                raise DataError(value.reason)
             number, _, place = identity(value, "identifier").partition("-")
             label = text(value, "label").lower()
             if label not in _TRUTHS:

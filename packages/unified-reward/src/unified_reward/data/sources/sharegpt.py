@@ -48,7 +48,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     for line, value in rows:
         try:
             if isinstance(value, Failed):
-                raise DataError(value.error)
+                raise DataError(value.reason)
             content = _content(value, source, folder)
         except DataError as error:
             yield failed(line, str(error))

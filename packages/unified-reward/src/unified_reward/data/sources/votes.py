@@ -140,7 +140,7 @@ def _gather(
     for line, value in rows:
         try:
             if isinstance(value, Failed):
-                raise DataError(value.error)
+                raise DataError(value.reason)
             vote = parse_vote(value, folder)
             known = first.setdefault(vote.id, vote)
             if (vote.example.sample, vote.a, vote.b) != (known.example.sample, known.a, known.b):

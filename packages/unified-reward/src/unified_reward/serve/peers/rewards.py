@@ -135,7 +135,9 @@ async def judge_rows(
     verdicts = await service.ask(request, name, [[sample] for sample in samples])
     scale = service.config.scales.get(name, "raw")
     rewards = [reward_of(verdict, scale) for verdict in verdicts]
-    reasons = [f"item {i}: {one.error}" for i, one in enumerate(rewards) if isinstance(one, Failed)]
+    reasons = [
+        f"item {i}: {one.reason}" for i, one in enumerate(rewards) if isinstance(one, Failed)
+    ]
     if reasons:
         named = "; ".join(reasons[:_NAMED_REASONS]) + "; …" * (len(reasons) > _NAMED_REASONS)
         raise RequestError(
@@ -152,7 +154,7 @@ def reward_of(verdict: Verdict, scale: str = "raw") -> float | Failed:
     >>> from unified_reward.core.verdicts import Scale, Score
     >>> reward_of(Scored(Score(4.0, Scale(1, 5))), "unifiedreward/5")
     0.8
-    >>> reward_of(Unparsed("no score in the answer")).error
+    >>> reward_of(Unparsed("no score in the answer")).reason
     'the answer is unreadable: no score in the answer'
     """
     if isinstance(verdict, Failed):

@@ -131,7 +131,7 @@ async def _score(service: Service, request: Request) -> Response:
         chosen = [samples[i] for i in places]
         for i, found in zip(places, await _found(service, request, name, chosen), strict=True):
             if isinstance(found, Failed):
-                errors[i][name] = found.error
+                errors[i][name] = found.reason
             else:
                 results[i][name] = found
 

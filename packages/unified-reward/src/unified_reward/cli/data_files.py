@@ -17,6 +17,7 @@ from unified_reward.cli.output import exit_if, print_json, say_next
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.verdicts import Failed, Scale
+from unified_reward.core.words import count_of
 from unified_reward.data import check as checking
 from unified_reward.data import mix as mixing
 from unified_reward.data import pack
@@ -143,7 +144,7 @@ def mix(
         table.add_row(title, *(f"{counts[name]:,}" for name in (*names, *skipped)))
     Console().print(table)
     for name, n_lines in report["splits"].items():
-        typer.echo(f"{out / name}.jsonl: {n_lines:,} rows")
+        typer.echo(f"{out / name}.jsonl: {count_of(n_lines, 'row')}")
     say_next("data", "stats", out / "train.jsonl")
     exit_if(source["bad"] for source in report["sources"])
 
@@ -179,4 +180,4 @@ def stats(
 def _total(n_rows: int, reasons: Counter[str], *, err: bool) -> None:
     for reason, n in reasons.most_common():
         typer.echo(f"{n:,} x {reason}", err=err)
-    typer.echo(f"{n_rows:,} rows, {reasons.total():,} bad", err=err)
+    typer.echo(f"{count_of(n_rows, 'row')}, {reasons.total():,} bad", err=err)

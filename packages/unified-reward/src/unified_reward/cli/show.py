@@ -9,6 +9,7 @@ import typer
 
 from unified_reward.cli.output import exit_if, say_next
 from unified_reward.cli.progress import bar
+from unified_reward.core.words import count_of
 from unified_reward.io.atomic import keep_inputs
 from unified_reward.pairs.show import page
 
@@ -34,6 +35,6 @@ def show(
     elif counts["generated"]:
         say_next("pairs", file, "PAIRS.jsonl", "--judge", "JUDGE")
     if n_unusable := counts["unusable"]:
-        rows = "1 row is" if n_unusable == 1 else f"{n_unusable} rows are"
+        rows = count_of(n_unusable, "row is", "rows are")
         typer.echo(f"{rows} not of candidates, pairs or data; the page says why", err=True)
     exit_if([n_unusable])

@@ -139,6 +139,10 @@ _APPLIES: Mapping[str, tuple[frozenset[_Kind], str]] = {
 }
 """Kinds of judge that each option applies to, and their description. A checklist passes its options
 on to its judge, where they are checked again."""
+_ADDRESS = re.compile(
+    r"(reward\+)?((?:(?:localhost|\d+(?:\.\d+){3}|\[[\da-fA-F:.]+\])(?::\d+)?|[\w.-]+:\d+)(?:/\S*)?)"
+)
+"""A server's address without its scheme: a host with a port, or this machine or an IP address."""
 _SECRET = ("api_key", "extra_headers")
 """Options whose values are in no message and no file."""
 
@@ -274,6 +278,10 @@ def kind_of(given: str) -> _Kind:
         return "scorer"
     if name in extensions("judges"):
         return "installed"
+    if match := _ADDRESS.fullmatch(given):
+        begin, rest = match.groups()
+        url = f"{begin or ''}http://{rest}"
+        raise ConfigError(f"{given!r} lacks http:// or https://; did you mean {url}")
     if _is_checkpoint(given):
         return "checkpoint"
     known = (*extensions("checkpoints"), *extensions("judges"), *scorer_names())

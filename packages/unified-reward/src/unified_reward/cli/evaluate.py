@@ -152,26 +152,31 @@ def _print_report(report: Mapping[str, Any]) -> None:
 
 
 def _reward_table(report: Mapping[str, Any], reward: str) -> Table:
-    """Models by one reward: values, differences to the baseline, wins and strengths."""
+    """Models by one reward: values and, of several models, differences, wins and strengths."""
     judge, baseline = report["judges"][reward], report["baseline"]
     what = "mean" if judge["kind"] == "score" else "share of wins"
+    compared = (f"minus {baseline}", f"wins against {baseline}", "strength", "rank")
+    strengths = report["bradley_terry"].get(reward)
     table = Table(title=Text(f"{reward}: {count_of(judge['calls'], 'call')}"))
-    header = ("", what, f"minus {baseline}", f"wins against {baseline}", "strength", "rank", "n")
-    for text in header:
+    for text in ("", what, *(compared if strengths else ()), "n"):
         table.add_column(Text(text))
     for model, values in report["models"].items():
         paired = report["paired"].get(model, {}).get(reward)
-        strength = report["bradley_terry"][reward][model]
-        table.add_row(
-            Text(model),
-            _with_interval(values[reward], "mean"),
-            _with_interval(paired, "difference") if paired else "baseline",
-            _with_interval(paired, "win_rate", "win_rate_ci95") if paired else "",
-            _with_interval(strength, "strength"),
-            "-".join(map(str, dict.fromkeys(strength["rank"]))),
-            str(values[reward]["n"]),
-        )
+        cells = _comparison_cells(paired, strengths[model]) if strengths else ()
+        value = _with_interval(values[reward], "mean")
+        table.add_row(Text(model), value, *cells, str(values[reward]["n"]))
     return table
+
+
+def _comparison_cells(
+    paired: Mapping[str, Any] | None, strength: Mapping[str, Any]
+) -> tuple[str, str, str, str]:
+    return (
+        _with_interval(paired, "difference") if paired else "baseline",
+        _with_interval(paired, "win_rate", "win_rate_ci95") if paired else "",
+        _with_interval(strength, "strength"),
+        "-".join(map(str, dict.fromkeys(strength["rank"]))),
+    )
 
 
 def _with_interval(row: Mapping[str, Any], name: str, interval: str = "ci95") -> str:

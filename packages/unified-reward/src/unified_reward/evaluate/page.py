@@ -206,7 +206,8 @@ def _warnings(report: Report) -> Iterator[Finding]:
 
 def _tiles(report: Report) -> Iterator[Tile]:
     yield Tile("Prompts", f"{report['prompts']:,}")
-    yield Tile("Models", f"{len(report['models'])}", f"baseline {report['baseline']}")
+    baseline = f"baseline {report['baseline']}" if report["paired"] else ""
+    yield Tile("Models", f"{len(report['models'])}", baseline)
     calls = sum(row["calls"] for row in report["judges"].values())
     budgets = (report.get("budget") or {}).values()
     saved = sum(row["saved"] for row in budgets)
@@ -397,10 +398,13 @@ def _ranks(ranks: Sequence[int] | None) -> str:
 
 
 def _add_values(page: Page, report: Report) -> None:
+    differences = (
+        " Whether two models differ is decided by the paired differences above, not by these "
+        "intervals."
+    ) * bool(report["paired"])
     page.section(
         "Values",
-        "Files of one prompt are averaged first; intervals are over prompts. Whether two models "
-        "differ is decided by the paired differences above, not by these intervals.",
+        f"Files of one prompt are averaged first; intervals are over prompts.{differences}",
     )
     header = ["reward", "model", "mean", "median", "standard deviation", "prompts", "files"]
     names = (("mean", "ci95"), ("median", "median_ci95"), ("spread", "spread_ci95"))

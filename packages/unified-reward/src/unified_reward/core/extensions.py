@@ -8,7 +8,6 @@ the name works wherever a built-in one does. Nothing is imported before its name
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from unified_reward.core.errors import ConfigError, one_line
+from unified_reward.core.quiet import quiet_warnings
 
 
 Group = Literal[
@@ -155,9 +155,7 @@ def extra(name: Extra) -> Generator[None]:
 extra [report]: pip install 'unified-reward[report]'
     """
     try:
-        with warnings.catch_warnings():
-            if not sys.warnoptions:
-                warnings.simplefilter("ignore")
+        with quiet_warnings():
             yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]

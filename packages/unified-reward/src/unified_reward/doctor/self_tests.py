@@ -9,7 +9,6 @@ import json
 import logging
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from unified_reward import media
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, UnifiedRewardError, one_line
 from unified_reward.core.extensions import extra, find_checkpoint, missing_hint
+from unified_reward.core.quiet import quiet_warnings
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Scored
 
@@ -124,8 +124,8 @@ def run_test(
         return SelfTest(name, needed, "skipped", 0.0, extras[needed])
     start = time.perf_counter()
     try:
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        silent = redirect_stdout(StringIO()), redirect_stderr(StringIO())
+        with silent[0], silent[1], quiet_warnings(always=True):
             status, reason = "ok", test()
     except MissingPartError as error:
         status, reason = "skipped", str(error)

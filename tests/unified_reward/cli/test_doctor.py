@@ -6,6 +6,7 @@ import pytest
 
 from tests.unified_reward.cli.test_without_extras import in_one_process
 from unified_reward.cli import doctor as command
+from unified_reward.core.install import install_command
 from unified_reward.doctor.self_tests import SelfTest
 
 
@@ -73,7 +74,7 @@ def test_a_self_test_that_fails_is_exit_1_and_is_next(cli, outcomes):
     code, out, _ = cli("doctor")
     assert code == 1
     assert "RuntimeError: no" in out
-    assert out.splitlines()[-1] == "next: pip install --upgrade 'unified-reward[ray]'"
+    assert out.splitlines()[-1] == f"next: {install_command('ray', upgrade=True)}"
 
 
 def test_without_self_tests_none_is_run(cli, monkeypatch):

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from unified_reward.cli import completions, options
 from unified_reward.cli.output import exit_if, print_json, say_next
-from unified_reward.cli.progress import bar
+from unified_reward.cli.progress import bar, rows_in
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.core.words import count_of
@@ -74,7 +74,7 @@ def check(
     """List every unusable row and the reason."""
     reasons: Counter[str] = Counter()
     n_rows = 0
-    with bar("checking", None) as advance:
+    with bar("checking", rows_in(path)) as advance:
         for row, reason in checking.check(
             pack.rows_of(path, source, media, _scale(scale)), decode=decode
         ):
@@ -105,7 +105,7 @@ def convert(
     keep_inputs(out, path)
     reasons: Counter[str] = Counter()
     n_rows = 0
-    with bar("converting", None) as advance:
+    with bar("converting", rows_in(path)) as advance:
 
         def count(row: Row) -> None:
             nonlocal n_rows
@@ -161,7 +161,7 @@ def stats(
 ) -> None:
     """Write an HTML page with counts and random rows."""
     keep_inputs(out, path)
-    with bar("reading", None) as advance:
+    with bar("reading", rows_in(path)) as advance:
 
         def rows() -> Iterator[Row]:
             for row in pack.rows_of(path, source, media, _scale(scale)):

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from unified_reward.core.errors import ConfigError, one_line
+from unified_reward.core.install import LABORATORY, install_command
 from unified_reward.core.quiet import quiet_warnings
 
 
@@ -34,7 +35,6 @@ Group = Literal[
     "stages",
 ]
 Extra = Literal["local", "train", "diffusion", "bench", "report", "serve", "arena", "ray"]
-LABORATORY = "unified-reward-lab"
 _LABORATORY_NAMES = {
     *("tiny_judge", "tiny_scalar", "tiny_base", "tiny_vlm", "tiny_image", "tiny_video"),
     *("microworld", "microworld_editing", "quickstart", "experiment", "data make"),
@@ -134,7 +134,7 @@ def missing_hint(name: str) -> str:
     is_installed = "tiny_judge" in extensions("checkpoints")
     if is_installed or name.partition(":")[0] not in _LABORATORY_NAMES:
         return ""
-    return f"; {name} comes with the laboratory: pip install {LABORATORY}"
+    return f"; {name} comes with the laboratory: {install_command(of=LABORATORY)}"
 
 
 @contextmanager
@@ -148,11 +148,11 @@ def extra(name: Extra) -> Generator[None]:
 
     Example:
         >>> with extra("report"):
-        ...     import no_such_charts
+        ...     import no_such_charts  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
         unified_reward.core.errors.ConfigError: no_such_charts is not installed; this needs the \
-extra [report]: pip install 'unified-reward[report]'
+extra [report]: pip install ...unified-reward[report]'
     """
     try:
         with quiet_warnings():
@@ -162,8 +162,7 @@ extra [report]: pip install 'unified-reward[report]'
         if missing in ("", "unified_reward", *sys.stdlib_module_names):
             raise
         raise ConfigError(
-            f"{missing} is not installed; this needs the extra [{name}]: "
-            f"pip install 'unified-reward[{name}]'"
+            f"{missing} is not installed; this needs the extra [{name}]: {install_command(name)}"
         ) from error
 
 

@@ -30,6 +30,7 @@ from unified_reward.core.extensions import (
     missing_hint,
     wrong_type,
 )
+from unified_reward.core.install import LABORATORY, install_command
 from unified_reward.core.paths import is_folder
 from unified_reward.core.samples import Example
 from unified_reward.judges.card import PUBLISHED_MAX_PIXELS, Card, CardedJudge
@@ -318,7 +319,8 @@ def available_judges() -> str:
     """Every kind of judge there is, in three lines, for error messages."""
     named = [f"{name} ({checkpoint.note})" for name, checkpoint in checkpoints("judge")]
     named += extensions("judges")
-    installed = "; ".join(named) or "none; toys to try things out: pip install unified-reward-lab"
+    toys = f"none; toys to try things out: {install_command(of=LABORATORY)}"
+    installed = "; ".join(named) or toys
     return (
         "  models: a folder or hub id of a vision-language checkpoint, the http(s):// URL of a "
         "server, reward+http(s)://HOST:PORT/NAME of a reward server, NAME:WEIGHTS of a scorer "

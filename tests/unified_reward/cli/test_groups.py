@@ -37,7 +37,10 @@ def test_help_imports_no_command():
     assert done.stdout.splitlines()[-1] == str(
         [
             f"unified_reward.{name}"
-            for name in ("cli", "cli.groups", "core", "core.errors", "core.extensions")
+            for name in (
+                *("cli", "cli.groups", "core", "core.errors", "core.extensions"),
+                *("core.install", "core.quiet"),
+            )
         ]
     )
 

@@ -31,11 +31,11 @@ def test_images_and_videos_of_a_folder_are_scored_each_as_its_kind(cli, files):
     assert (
         found["notes.doc"]["reason"] == "notes.doc: neither an image nor a video that can be read"
     )
-    asked = read_inputs("a cat", files=["."], answers=[])
-    assert asked.questions[0] == (Task.VIDEO_GENERATION, "a cat", ())
-    assert asked.questions[1] == (Task.IMAGE_GENERATION, "a cat", ())
-    assert isinstance(asked.candidates[0], Video)
-    assert isinstance(asked.candidates[1], Image)
+    inputs = read_inputs("a cat", files=["."], answers=[])
+    assert inputs.questions[0] == (Task.VIDEO_GENERATION, "a cat", ())
+    assert inputs.questions[1] == (Task.IMAGE_GENERATION, "a cat", ())
+    assert isinstance(inputs.candidates[0], Video)
+    assert isinstance(inputs.candidates[1], Image)
 
 
 @pytest.mark.parametrize("command", ["rank", "compare"])
@@ -56,13 +56,13 @@ def test_files_have_the_prompts_of_their_folder(files):
     name_prompts(files, {"a.png": "a cat", "b.png": "a dog", "a.mp4": "a cow"})
     for name in ("c.png", "b.mp4"):
         (files / name).unlink()
-    asked = read_inputs(None, files=["."], answers=[])
-    assert dict(zip(asked.names, (q.prompt for q in asked.questions), strict=True)) == {
+    inputs = read_inputs(None, files=["."], answers=[])
+    assert dict(zip(inputs.names, (q.prompt for q in inputs.questions), strict=True)) == {
         "a.mp4": "a cow",
         "a.png": "a cat",
         "b.png": "a dog",
     }
-    assert asked.questions[0].task is Task.VIDEO_GENERATION
+    assert inputs.questions[0].task is Task.VIDEO_GENERATION
     given = read_inputs("all", files=["."], answers=[])
     assert {question.prompt for question in given.questions} == {"all"}
 

@@ -90,9 +90,9 @@ def test_means_of_few_skewed_scores_lie_in_95_percent_of_their_intervals():
     """Ten scores of 1 to 5, mostly 5: the symmetric interval holds the mean in 92 % of the runs."""
     shares, scores = [0.01, 0.02, 0.07, 0.2, 0.7], [1, 2, 3, 4, 5]
     true = float(np.dot(shares, scores))
-    drawn = np.random.default_rng(0).choice(scores, p=shares, size=(1000, 10))
+    samples = np.random.default_rng(0).choice(scores, p=shares, size=(1000, 10))
     intervals = {
-        scale: [mean_estimate(by_prompt(row), scale).ci95 for row in drawn]
+        scale: [mean_estimate(by_prompt(row), scale).ci95 for row in samples]
         for scale in ((1, 5), (None, None))
     }
     covered = {

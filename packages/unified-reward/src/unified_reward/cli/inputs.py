@@ -49,18 +49,18 @@ class Inputs:
         Raises:
             ConfigError: They are images and videos, or have several prompts.
         """
-        asked = [
+        usable = [
             question
             for question, problem in zip(self.questions, self.problems, strict=True)
             if problem is None
         ]
-        if len({question.task for question in asked}) > 1:
+        if len({question.task for question in usable}) > 1:
             raise ConfigError(
                 "images and videos cannot be judged against each other; give one kind, or score "
                 "them: unified-reward score"
             )
-        if any(question != asked[0] for question in asked):
-            n = count_of(len({question.prompt for question in asked}), "prompt")
+        if any(question != usable[0] for question in usable):
+            n = count_of(len({question.prompt for question in usable}), "prompt")
             raise ConfigError(
                 f"the files have {n} in their metadata, and are compared for one: give --prompt "
                 "TEXT, or score them: unified-reward score"
@@ -146,8 +146,8 @@ def _question(example: Example, kind: Kind, source: Image | None) -> Question:
     """Question about a file of this kind; an edit of the source where there is one."""
     if source is not None:
         return Question(Task.IMAGE_EDITING, example.prompt, (source,))
-    asked = with_task(example, kind, is_stated=False)
-    return Question(asked.task, asked.prompt, asked.context)
+    placed = with_task(example, kind, is_stated=False)
+    return Question(placed.task, placed.prompt, placed.context)
 
 
 def _files(file: str, prompt: str | None) -> Iterator[tuple[str, Example | None]]:

@@ -37,7 +37,7 @@ def score(
     )
     opened = judge.open()
     with progress_bar("scoring", inputs.problems.count(None)) as advance:
-        asked = [i for i, problem in enumerate(inputs.problems) if problem is None]
-        answers = iter(opened.ask([*map(inputs.sample, asked)], on_progress=advance))
+        indices = [i for i, problem in enumerate(inputs.problems) if problem is None]
+        answers = iter(opened.ask([*map(inputs.sample, indices)], on_progress=advance))
         verdicts = [problem or next(answers) for problem in inputs.problems]
     output.print_verdicts(opened, list(zip(inputs.names, verdicts, strict=True)), as_json=as_json)

@@ -311,8 +311,8 @@ def _arena(items: Items) -> str:
         headers = {"Authorization": f"Bearer {tokens.raters['rater']}"}
         app = create_app(service, tokens, is_loopback=True)
         with TestClient(app, "http://127.0.0.1", headers=headers) as client:
-            asked = client.get("/api/item").raise_for_status().json()["item"]
-            vote = {"id": asked["id"], "choice": "left", "seconds": 1.0}
+            item = client.get("/api/item").raise_for_status().json()["item"]
+            vote = {"id": item["id"], "choice": "left", "seconds": 1.0}
             client.post("/api/vote", json=vote).raise_for_status()
     votes = read_votes(folder / "votes.jsonl")
     if [each.vote for each in votes] not in (["a"], ["b"]):

@@ -180,7 +180,7 @@ PICTURES = {
     ),
     "doctor": Picture(
         ("doctor",),
-        "Versions, extras, devices, memory and self-tests of this installation.",
+        "What is missing of this installation, and which models fit into the memory there is.",
     ),
 }
 """Pictures by name, which is that of the command. Several may read the files of an earlier one."""

@@ -66,7 +66,7 @@ def test_equal_files_of_two_models_are_asked_and_said(models):
     (models / "alpha" / "2.png").write_bytes((models / "gamma" / "2.png").read_bytes())
     given = read(models, "alpha", "gamma")
     assert len(given.items) == 3
-    assert given.notes[-1].startswith("1 files of alpha are byte for byte files of gamma")
+    assert given.notes[-1].startswith("1 file of alpha is byte for byte a file of gamma")
 
 
 def test_the_order_of_pairs_follows_the_seed_and_a_baseline_is_in_each(models):

@@ -124,6 +124,17 @@ def test_retries_come_to_an_end() -> None:
     assert len(server.calls) == 3
 
 
+def test_each_further_try_is_a_line_of_the_log_once_for_all_requests(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with FakeServer(lambda _: Reply(503, b"the key is sesame")) as server:
+        _remote(server, api_key="sesame").generate(_asks(*"abcdefgh"))
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    expected = f"{server.url}/chat/completions: answered 503 Service Unavailable; next try in "
+    assert [line.startswith(expected) for line in lines] == [True, True]
+    assert "sesame" not in caplog.text
+
+
 def test_no_wait_follows_the_last_attempt() -> None:
     """It would take an hour."""
     options = OpenAIOptions(retries=0, backoff_s=7200.0, max_wait_s=3600.0)

@@ -4,17 +4,23 @@ import json
 import re
 import shutil
 import sys
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
+from transformers.utils import logging
 
 from tests.unified_reward.policies import pipelines
 from unified_reward import policies
 from unified_reward.backends.hf_vlm import load_vlm
-from unified_reward.checkpoints.pretrained import load_pretrained
+from unified_reward.checkpoints.pretrained import load_errors, load_pretrained
 from unified_reward.core.errors import ModelError
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.judges.registry import open_judge
 from unified_reward.scorers import system
 from unified_reward.scorers.loading import check
@@ -198,3 +204,26 @@ def test_a_pointer_in_place_of_a_scorers_weights_is_named(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(POINTER)
     (problem,) = check(system("pickscore"), tmp_path).problems
     assert "is a Git LFS pointer" in problem
+
+
+def test_judges_loaded_in_several_threads_leave_warnings_and_logging_as_they_were(
+    monkeypatch, recwarn
+):
+    monkeypatch.setattr(sys, "warnoptions", [])
+    monkeypatch.delenv("TRANSFORMERS_VERBOSITY", raising=False)
+    folder = checkpoint_path("tiny_judge")
+    earlier = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    begin = threading.Barrier(4)
+
+    def load(pause_s):
+        begin.wait(30)
+        with load_errors("fails"):
+            time.sleep(pause_s)
+            warnings.warn("of a library", stacklevel=1)
+            load_pretrained(AutoTokenizer, folder)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load, [0.0, 0.05, 0.1, 0.15]))
+    warnings.warn("afterwards", stacklevel=1)
+    assert [str(each.message) for each in recwarn] == ["afterwards"]
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == earlier

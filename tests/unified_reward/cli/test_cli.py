@@ -149,7 +149,7 @@ USAGE = [
         ["score", "--image", "a.png", "--video", "a.mp4", "--answer", "x", "--prompt", "p"],
         "one --image or --video",
     ),
-    (["score", "a.png", "a.mp4", "--prompt", "p"], "images and videos cannot be judged against"),
+    (["rank", "a.png", "a.mp4", "--prompt", "p"], "images and videos cannot be judged against"),
     (["score", "a.png"], "Missing option '--prompt'"),
     (["score", "a.png", "--prompt", "p", "--colour", "x"], "No such option: --colour"),
     (["score", "a.png", "--prompt", "p", "--orders", "2"], "No such option: --orders"),

@@ -1,12 +1,16 @@
 """``unified-reward doctor``: one object of JSON, a report for people, exit codes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from tests.unified_reward.cli.test_without_extras import in_one_process
 from unified_reward.cli import doctor as command
+from unified_reward.core.install import install_command
+from unified_reward.doctor import diagnosis
 from unified_reward.doctor.self_tests import SelfTest
+from unified_reward.doctor.versions import Extra
 
 
 KEYS = [
@@ -53,19 +57,52 @@ def test_the_report_is_grouped_and_ends_with_what_to_do_next(cli, outcomes):
     outcomes(SelfTest("DPO step", "train", "skipped", 0.0, "[train] lacks trl"))
     code, out, err = cli("doctor")
     assert (code, err) == (0, "")
-    titles = ("Versions", "Extras", "Machine", "Backends", "Weights", "Fits on", "Self-tests")
+    titles = ("Missing", "Fits on", "Self-tests", "Weights", "Machine", "Backends", "Extras")
+    titles = (*titles, "Versions")
     places = [out.index(f"\n{title}") for title in titles]
     assert places == sorted(places)
     assert out.splitlines()[-1].startswith("next: ")
-    assert "no published weights in the cache of the hub" in out
+    assert "no published weights in the cache" in out
 
 
 def test_figures_are_whole_on_80_columns(cli, outcomes, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     outcomes()
     _, out, _ = cli("doctor")
-    assert "13B                        42.1 -   83.2 -" in out
+    assert " 13B      42.1 -   83.2 -" in out
     assert "…" not in out
+
+
+def test_names_and_figures_are_whole_on_60_columns(cli, outcomes, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    reason = "no weights of a published system are here; give them by `scorers check`"
+    outcomes(
+        SelfTest("score by a published system", "local", "skipped", 0.0, reason),
+        SelfTest("judge a video", "local", "ok", 1.2, "3.10 by tiny_judge"),
+    )
+    _, out, _ = cli("doctor")
+    lines = [line.rstrip() for line in out.splitlines()]
+    whole = ("   pip install", "next: ")  # to be copied
+    assert max(len(line) for line in lines if not line.startswith(whole)) <= 60
+    names = [line.split()[0] for line in lines if line.startswith(" ") and line.strip()]
+    assert {"72B", "visionreward-image-without-vqascore", "ixc-2.5-reward-newline"} <= {*names}
+    assert " score by a published system" in lines
+    assert "    ok, 1.2 s, 3.10 by tiny_judge" in lines
+    assert "…" not in out
+
+
+def test_what_failed_and_what_is_missing_come_first(cli, outcomes, monkeypatch):
+    absent = Extra("ray", "absent", ("ray",), (), "pip install -e '/a long/place[ray]'")
+    found = diagnosis.diagnose()
+    others = [extra for extra in found.extras if extra.name != "ray"]
+    found = replace(found, extras=[*others, absent])
+    monkeypatch.setattr(diagnosis, "diagnose", lambda: found)
+    monkeypatch.setenv("COLUMNS", "30")
+    outcomes(SelfTest("DPO step", "train", "failed", 1.0, "RuntimeError: no"))
+    _, out, _ = cli("doctor")
+    first = out.split("Fits on")[0].splitlines()
+    assert first[1:3] == ["Self-tests that failed", " DPO step"]
+    assert first[-3:-1] == [" [ray] ray", "   pip install -e '/a long/place[ray]'"]
 
 
 def test_a_self_test_that_fails_is_exit_1_and_is_next(cli, outcomes):
@@ -73,7 +110,7 @@ def test_a_self_test_that_fails_is_exit_1_and_is_next(cli, outcomes):
     code, out, _ = cli("doctor")
     assert code == 1
     assert "RuntimeError: no" in out
-    assert out.splitlines()[-1] == "next: pip install --upgrade 'unified-reward[ray]'"
+    assert out.splitlines()[-1] == f"next: {install_command('ray', upgrade=True)}"
 
 
 def test_without_self_tests_none_is_run(cli, monkeypatch):

@@ -69,6 +69,25 @@ def test_a_table_gives_one_object_with_the_figures_and_a_page(evaluate, folder):
     assert "new against base" in page
 
 
+def test_one_folder_has_its_scores_within_the_scale_and_nobody_to_be_compared_with(
+    evaluate, folder
+):
+    given = ("--judge", "r=scripted:random", "--out", "out")
+    code, out, _ = evaluate(*given, models=["base"])
+    assert code == 0
+    header = next(line for line in out.splitlines() if "mean" in line)
+    assert header.replace("┃", "").split() == ["mean", "n"]
+    assert "strength" not in out
+    report = json.loads((folder / "out" / "report.json").read_text("utf-8"))
+    low, high = report["models"]["base"]["r"]["ci95"]
+    assert 1 <= low < high <= 5
+    assert report["paired"] == report["bradley_terry"] == report["win_rates"] == {}
+    page = (folder / "out" / "page.html").read_text("utf-8")
+    assert "All models against each other" not in page
+    assert "baseline base" not in page
+    assert "paired differences" not in page
+
+
 def test_the_table_for_people_names_differences_warnings_and_what_is_missing(evaluate, folder):
     (folder / "new" / "0001.png").write_bytes(b"no picture")
     (folder / "base" / "0002.png").unlink()

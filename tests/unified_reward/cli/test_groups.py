@@ -13,6 +13,7 @@ import unified_reward
 from unified_reward import cli as top
 from unified_reward.cli import data, groups
 from unified_reward.core import extensions
+from unified_reward.core.install import LABORATORY, install_command
 
 
 COMMANDS = {**top.COMMANDS, **data.COMMANDS}
@@ -36,7 +37,10 @@ def test_help_imports_no_command():
     assert done.stdout.splitlines()[-1] == str(
         [
             f"unified_reward.{name}"
-            for name in ("cli", "cli.groups", "core", "core.errors", "core.extensions")
+            for name in (
+                *("cli", "cli.groups", "core", "core.errors", "core.extensions"),
+                *("core.install", "core.quiet"),
+            )
         ]
     )
 
@@ -104,4 +108,4 @@ def test_a_command_of_the_laboratory_says_what_to_install(cli, added, command):
     added()
     code, out, err = cli(*command)
     assert (code, out) == (2, "")
-    assert "comes with the laboratory: pip install unified-reward-lab" in " ".join(err.split())
+    assert f"comes with the laboratory: {install_command(of=LABORATORY)}" in " ".join(err.split())

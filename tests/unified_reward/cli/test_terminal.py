@@ -23,7 +23,7 @@ OURS = (
     r"(checking|converting|reading|writing|exporting|microworld|out\.jsonl|out|made\.jsonl) .*",
     r"next: unified-reward .+",
     r"(dpo|grpo): \S+",
-    r"\d+ rows, \d+ bad",
+    r"\d+ rows?, \d+ bad",
 )
 """Lines of this package: bars, stages, the next command."""
 SPINNER = re.compile(r"^[\u2800-\u28ff] ")

@@ -202,3 +202,22 @@ def test_a_winner_of_two_equal_ones_is_refused_before_it_is_written(cli, files):
 @pytest.mark.parametrize("scale", ["0,inf", "nan,1", "0,1_0"])
 def test_a_scale_without_two_finite_numbers_is_wrong_usage(cli, files, scale):
     assert "--scale" in cli("data", "check", "in.jsonl", "--scale", scale)[2]
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "prompts", "votes"])
+def test_a_picture_given_for_text_is_named_with_the_command_that_takes_it(cli, files, name):
+    evaluated = ("evaluate", "shots", "--prompts", "p.txt", *JUDGE)
+    (files / "shots").mkdir()
+    (files / "c.png").rename(files / "shots/0.png")
+    (files / "p.txt").write_text("a cat\n")
+    others = {
+        "prompts": ("evaluate", "shots", "--prompts", "a.png", *JUDGE),
+        "votes": (*evaluated, "--votes", "a.png"),
+    }
+    given = ["a.png" if word == "in.jsonl" else word for word in COMMANDS.get(name, ())]
+    code, _, err = cli(*(given or others[name]))
+    assert code == 2
+    assert (
+        "a.png is a PNG image, not a file of text; to score it: unified-reward score a.png" in err
+    )
+    assert not (files / "out.jsonl").exists()

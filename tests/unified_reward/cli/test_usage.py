@@ -14,7 +14,7 @@ from unified_reward.cli import convert, data, scorers, templates
 JUDGE = ("--judge", "scripted:tie")
 WRONG = {
     "doctor": (["--self-test=maybe"], "--self-test"),
-    "score": (["a.png", *JUDGE], "Missing option '--prompt'; see unified-reward score --help"),
+    "score": (["a.png", *JUDGE], "Missing option '--prompt', the text that a.png was made for"),
     "compare": (["a.png", "--prompt", "p", *JUDGE], "compare takes two candidates, not 1"),
     "rank": (["a.png", "--prompt", "p", "--by", "luck", *JUDGE], "'score', 'pairs'"),
     "judge": (["none.jsonl", "out.jsonl", *JUDGE], "none.jsonl"),

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.fake_server import FakeServer, chat
+from unified_reward.core.install import install_command
 
 
 OF_EXTRAS = (
@@ -140,5 +141,5 @@ def test_a_missing_module_is_wrong_usage_that_names_the_extra():
     for (name, args), (code, out, err) in zip(NEEDED, done, strict=True):
         assert (code, out) == (2, ""), (args, err)
         assert f" is not installed; this needs the extra [{name}]" in " ".join(err.split()), args
-        assert f"pip install 'unified-reward[{name}]'" in err
+        assert install_command(name) in err
         assert "Traceback" not in err

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from unified_reward.core.install import install_command
 from unified_reward.doctor import devices, diagnosis
 from unified_reward.doctor.machine import Memory
 from unified_reward.doctor.self_tests import SelfTest
@@ -67,10 +68,10 @@ def test_next_is_the_first_thing_that_hinders(found):
     bare = replace(found, folders=[])
     assert "--judge HUB_ID" in diagnosis.next_step(bare, [])
     failed = SelfTest("DPO step", "train", "failed", 1.0, "ImportError: trl")
-    assert diagnosis.next_step(found, [failed]) == "pip install --upgrade 'unified-reward[train]'"
+    assert diagnosis.next_step(found, [failed]) == install_command("train", upgrade=True)
     local = next(extra for extra in found.extras if extra.name == "local")
     lacking = replace(found, extras=[replace(local, missing=("torch",), install="pip install x")])
-    assert "pip install 'unified-reward[local]'" in diagnosis.next_step(lacking, [])
+    assert install_command("local") in diagnosis.next_step(lacking, [])
     assert lacking.lacking == {"local": "[local] lacks torch: pip install x"}
     wrong = replace(found, extras=[replace(local, wrong=("trl 1",), install="pip install y")])
     assert diagnosis.next_step(wrong, []) == "pip install y"

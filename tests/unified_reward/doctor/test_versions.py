@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
+from unified_reward.core.install import install_command
 from unified_reward.doctor import versions
 
 
@@ -60,11 +61,11 @@ def test_an_extra_is_installed_incomplete_or_absent_and_says_the_command(machine
     assert state("local") == versions.Extra("local", "installed", (), (), "")
     # What [local] brings does not make [train] half installed.
     assert state("train") == versions.Extra(
-        "train", "absent", ("trl",), (), "pip install 'unified-reward[train]'"
+        "train", "absent", ("trl",), (), install_command("train")
     )
     machine(rich="14", torch="2.9")
     assert state("local") == versions.Extra(
-        "local", "incomplete", ("transformers",), (), "pip install 'unified-reward[local]'"
+        "local", "incomplete", ("transformers",), (), install_command("local")
     )
 
 
@@ -74,7 +75,7 @@ def test_a_version_out_of_range_is_said_and_upgraded(machine, version):
     extra = state("local")
     assert (extra.status, extra.missing) == ("incomplete", ())
     assert extra.wrong == (f"transformers {version} (<6,>=5.24)",)
-    assert extra.install == "pip install --upgrade 'unified-reward[local]'"
+    assert extra.install == install_command("local", upgrade=True)
     known = {package.name: package for package in versions.packages(versions.requirements())}
     assert known["transformers"].in_range is False
     assert known["matplotlib"].version is known["matplotlib"].in_range is None

@@ -57,7 +57,7 @@ def test_a_partial_snapshot_names_the_shard_and_the_interrupted_download(hub):
     (folder / "blobs" / "123.incomplete").write_bytes(b"half")
     (row,), _ = cached_weights(hub.root)
     assert row.missing == (
-        "1 files whose download was interrupted",
+        "1 file whose download was interrupted",
         f"1 of 2 shards: {SHARD.format(2)}",
     )
 

@@ -17,6 +17,7 @@ from unified_reward.evaluate.estimates import (
     correlate,
     flip_share,
     mean_estimate,
+    mean_interval,
     median_estimate,
     paired_difference,
     prompt_key,
@@ -54,6 +55,51 @@ def test_the_interval_of_a_mean_is_student_s():
     estimate = mean_estimate(by_prompt([1, 2, 3, 4, 5]))
     assert (estimate.value, estimate.n) == (3, 5)
     assert estimate.ci95 == pytest.approx((3 - half, 3 + half), abs=1e-5)
+
+
+def test_the_interval_of_a_mean_on_a_scale_is_student_s_on_the_logit():
+    """Values 1, 3, 5 on 1 to 5: mean 3, half 4.302653 * 2 / sqrt(3), so 4.968 on logits."""
+    low, high = mean_estimate(by_prompt([1, 3, 5]), (1, 5)).ci95
+    width = 4.302653 * 2 / math.sqrt(3) / (4 * 0.25)
+    assert low == pytest.approx(1 + 4 / (1 + math.exp(width)), abs=1e-5)
+    assert high == pytest.approx(6 - low)
+
+
+def test_no_interval_leaves_the_scale_of_its_values():
+    assert mean_interval(3.0, 2.6) == pytest.approx((0.4, 5.6))
+    assert mean_interval(3.0, 2.6, (1, None)) == pytest.approx((1, 5.6))
+    assert mean_interval(5.0, 0.0, (1, 5)) == (5, 5)
+    assert mean_interval(7.0, 1.0, (1, 5)) == (6, 8)  # no scale of these values
+    lead = {f"p{k}": value for k, value in enumerate((4.0, -4.0))}
+    zero = dict.fromkeys(lead, 0.0)
+    assert paired_difference(lead, zero, 4.0).ci95 == (-4, 4)
+    shares = [Comparison(f"p{k}", "a", "b", float(k)) for k in (0, 1)]
+    assert AverageRate.of(shares, "a").minus(AverageRate.of(shares, "b")).ci95 == (-1, 1)
+
+
+@given(
+    st.lists(st.floats(1, 5), min_size=2, max_size=9).filter(lambda values: len(set(values)) > 1)
+)
+def test_an_interval_on_a_scale_holds_its_mean_and_stays_on_it(values):
+    estimate = mean_estimate(by_prompt(values), (1, 5))
+    low, high = estimate.ci95
+    assert 1 <= low <= estimate.value <= high <= 5
+
+
+def test_means_of_few_skewed_scores_lie_in_95_percent_of_their_intervals():
+    """Ten scores of 1 to 5, mostly 5: the symmetric interval holds the mean in 92 % of the runs."""
+    shares, scores = [0.01, 0.02, 0.07, 0.2, 0.7], [1, 2, 3, 4, 5]
+    true = float(np.dot(shares, scores))
+    samples = np.random.default_rng(0).choice(scores, p=shares, size=(1000, 10))
+    intervals = {
+        scale: [mean_estimate(by_prompt(row), scale).ci95 for row in samples]
+        for scale in ((1, 5), (None, None))
+    }
+    covered = {
+        scale: np.mean([low <= true <= high for low, high in each])
+        for scale, each in intervals.items()
+    }
+    assert covered[1, 5] > 0.94 > 0.93 > covered[None, None]
 
 
 @pytest.mark.parametrize("estimate", ESTIMATES)
@@ -266,7 +312,7 @@ def test_mean_rates_of_complete_comparisons_are_the_means_of_prompts(rows):
     rates = {model: AverageRate.of(met, model) for model in "abc"}
     for found, expected in (
         (rates["a"].estimate(), share_estimate(shares["a"])),
-        (rates["b"].minus(rates["a"]), paired_difference(shares["b"], shares["a"])),
+        (rates["b"].minus(rates["a"]), paired_difference(shares["b"], shares["a"], 1.0)),
     ):
         assert (found.value, found.n) == (pytest.approx(expected.value, abs=1e-9), expected.n)
         assert found.ci95 == pytest.approx(expected.ci95, abs=1e-6)

@@ -79,7 +79,7 @@ def test_different_numbers_of_seeds_are_noted(tmp_path, prompts):
     pictures(tmp_path / "b", "0.png", "1_0.png", "1_1.png", "2.png", first=10)
     found = read(tmp_path / "a", tmp_path / "b", prompts=prompts)
     (note,) = found.notes
-    assert "a has 2 for 3 prompts; b has 1 for 2 prompts and 2 for 1 prompts" in note
+    assert "a has 2 for 3 prompts; b has 1 for 2 prompts and 2 for 1 prompt;" in note
     assert found.missing == ()
 
 
@@ -107,8 +107,8 @@ def test_equal_files_of_models_and_of_prompts_are_noted_and_kept(tmp_path, promp
     found = read(tmp_path / "a", tmp_path / "b", prompts=prompts)
     assert found.missing == ()
     assert found.notes == (
-        "1 files of a are byte for byte files of b, such as of prompt '0'",
-        "b: 1 files stand under several prompts, such as '1' and '2'",
+        "1 file of a is byte for byte a file of b, such as of prompt '0'",
+        "b: 1 file stands under several prompts, such as '1' and '2'",
     )
 
 
@@ -295,7 +295,7 @@ def test_prompts_that_nobody_has_are_noted_and_listed(tmp_path, prompts):
     pictures(tmp_path / "b", "0.png", first=10)
     found = read(tmp_path / "a", tmp_path / "b", prompts=prompts)
     assert listed(found, "missing") == [("a", "2"), ("b", "1"), ("b", "2")]
-    assert found.notes == ("1 prompts have no output of any model, such as '2'",)
+    assert found.notes == ("1 prompt has no output of any model, such as '2'",)
 
 
 def test_equal_names_get_what_tells_them_apart(tmp_path, prompts):

@@ -206,7 +206,7 @@ def test_files_without_a_prompt_are_given_with_a_reason(tmp_path, name, reason):
 
 
 def test_a_folder_in_which_nothing_matches_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"none of its 1 files, such as cover.png.*first id is 'x'"):
+    with pytest.raises(DataError, match=r"its file cover.png lacks .*first id is 'x'"):
         match(tmp_path / "a", prompts("x"), "cover.png")
     with pytest.raises(DataError, match="holds no image and no video"):
         match(tmp_path / "b", prompts("x"), "notes.txt")

@@ -10,7 +10,7 @@ from tests.unified_reward.evaluate.files import write_prompts, write_rows
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Image, Task, Video
 from unified_reward.evaluate.outputs import ModelOutputs
-from unified_reward.evaluate.prompt_files import read_metadata, read_prompts
+from unified_reward.evaluate.prompt_files import read_prompts
 
 
 def texts(found):
@@ -164,14 +164,6 @@ def test_vbench_has_several_dimensions_a_prompt(tmp_path):
     assert categories(found) == {"0": ["color", "scene"]}
 
 
-def test_prompts_beside_outputs_have_the_names_of_their_folders(tmp_path):
-    for name in ("00000", "00003"):
-        write_rows(tmp_path / name / "metadata.jsonl", {"tag": "colors", "prompt": f"dog {name}"})
-    write_rows(tmp_path / "train" / "metadata.jsonl", {"file_name": "a.png", "text": "a caption"})
-    assert texts(read_metadata(tmp_path)) == {"00000": "dog 00000", "00003": "dog 00003"}
-    assert read_metadata(tmp_path / "00000") is None
-
-
 def test_rows_that_cannot_be_used_keep_their_number_and_are_named(tmp_path):
     rows = [
         {"prompt": "a"},
@@ -237,4 +229,4 @@ def test_many_bad_rows_are_counted_and_some_are_named(tmp_path):
     (problem, equal) = read_prompts(path).notes
     assert "9 of 19 rows" in problem
     assert problem.endswith("and 4 more")
-    assert "1 prompts stand more than once" in equal
+    assert "1 prompt stands more than once" in equal

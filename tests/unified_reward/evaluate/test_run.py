@@ -92,8 +92,15 @@ def test_models_that_no_comparison_connects_are_noted():
     lost = [row for row in report["warnings"] if row["kind"] == "few" and row["model"]]
     assert {row["model"] for row in lost} == {"a", "b", "c"}
     assert "c lacks comparisons by r for 2 of 2 prompts" in lost[-1]["text"]
-    alone = evaluate_models(answers({"a": [1]}), {"r": Numbers()}).report
-    assert (alone["bradley_terry"]["r"]["a"]["strength"], alone["notes"]) == (0, [])
+
+
+def test_a_single_model_has_values_and_no_comparison():
+    """Scores 1 and 5 of the scale 0 to 10: Student's t of one degree would go from -22 to 28."""
+    report = evaluate_models(answers({"a": [1, 5]}), {"r": Numbers()}).report
+    low, high = report["models"]["a"]["r"]["ci95"]
+    assert 0 <= low < report["models"]["a"]["r"]["mean"] == 3 < high <= 10
+    assert report["bradley_terry"] == report["win_rates"] == report["paired"] == {}
+    assert (report["notes"], report["most_different"]) == ([], [])
 
 
 def test_a_comparison_whose_winner_follows_the_order_is_counted_and_warned_of():

@@ -102,6 +102,9 @@ def test_rows_in_another_encoding_are_refused_with_the_command_that_helps(folder
         (b"PAR1 and more", "is a Parquet file; convert it first: unified-reward data convert"),
         (b"(\xb5/\xfd\x00", "compressed by zstd"),
         (b"\xfd7zXZ\x00", "compressed by xz"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "is a PNG image, not a file of text; to score it"),
+        (b"\0\0\0\x20ftypisom\0\0", r"is a video \(MP4\), not a file of text"),
+        (b"%PDF-1.7", "no text but a PDF"),
     ],
 )
 def test_what_is_no_text_is_refused_by_its_kind(folder, read, content, reason):

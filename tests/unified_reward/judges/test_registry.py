@@ -1,6 +1,7 @@
 """The judge: both orders merged without bias, batches like loops, references found in order."""
 
 import json
+import re
 from importlib.metadata import EntryPoints
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed
 from unified_reward.judges import registry
 from unified_reward.judges.card import CARD, Card
 from unified_reward.judges.generative import GenerativeJudge, merge_orders
-from unified_reward.judges.registry import PUBLISHED, open_judge, open_reference
+from unified_reward.judges.registry import PUBLISHED, kind_of, open_judge, open_reference
 from unified_reward.judges.scripted import ScriptedModel
 from unified_reward.judges.table import TableJudge
 from unified_reward.media import encode_mp4, encode_png, open_image
@@ -528,3 +529,24 @@ def test_a_checkpoint_that_is_no_judge_is_refused_by_its_name_and_opens_by_its_f
 def test_a_reference_that_lacks_something_is_refused_with_what_it_lacks(reference, message):
     with pytest.raises(ConfigError, match=message):
         open_judge(reference)
+
+
+@pytest.mark.parametrize(
+    ("address", "meant"),
+    [
+        ("localhost:8000/v1", "http://localhost:8000/v1"),
+        ("gpu-3.cluster:8000", "http://gpu-3.cluster:8000"),
+        ("127.0.0.1/v1", "http://127.0.0.1/v1"),
+        ("localhost/v1", "http://localhost/v1"),
+        ("[::1]:8000/v1", "http://[::1]:8000/v1"),
+        ("reward+localhost:8100/hps", "reward+http://localhost:8100/hps"),
+    ],
+)
+def test_an_address_without_a_scheme_names_the_url_that_is_meant(address, meant):
+    with pytest.raises(ConfigError, match=rf"lacks http://.*did you mean {re.escape(meant)}$"):
+        open_judge(address)
+
+
+def test_a_hub_id_and_a_scorer_are_no_addresses():
+    assert kind_of("org/name-7b") == kind_of("8000/v1.5") == "checkpoint"
+    assert kind_of("pickscore:8000") == "scorer"

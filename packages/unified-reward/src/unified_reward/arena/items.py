@@ -12,6 +12,7 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Candidate, Example, Image, Target, Video
 from unified_reward.core.verdicts import Failed
+from unified_reward.core.words import count_of
 from unified_reward.evaluate.inputs import read_models
 from unified_reward.evaluate.outputs import CATEGORY, ModelOutputs, model_pairs
 from unified_reward.io.rows import parts_rows, read_examples
@@ -124,8 +125,9 @@ def check_votes(items: Iterable[ArenaItem], votes: Iterable[Vote]) -> None:
     ]
     if others:
         raise ConfigError(
-            f"{len(others)} votes are on other prompts or files than the input has under the "
-            f"same ids, such as {others[0]!r}; give these pairs another file of votes"
+            f"{count_of(len(others), 'vote is', 'votes are')} on other prompts or files than the "
+            f"input has under the same ids, such as {others[0]!r}; give these pairs "
+            "another file of votes"
         )
 
 

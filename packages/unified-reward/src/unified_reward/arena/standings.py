@@ -26,6 +26,7 @@ from unified_reward.evaluate.outputs import Comparison, model_pairs
 from unified_reward.io.vote_rows import CHOICES, WIN_SHARE, Vote, has_same_outcome
 
 
+_STARS = (1.0, 5.0)
 _N_DISAGREEMENTS = 20
 
 
@@ -164,7 +165,7 @@ def _aspects(votes: Iterable[Vote]) -> dict[str, Any]:
                 stars[aspect, model][prompt_key(vote.example)].append(value)
     rows: dict[str, dict[str, Any]] = {}
     for (aspect, model), values in stars.items():
-        rows.setdefault(aspect, {})[model] = mean_estimate(prompt_means(values)).row("mean")
+        rows.setdefault(aspect, {})[model] = mean_estimate(prompt_means(values), _STARS).row("mean")
     return rows
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -22,6 +23,7 @@ from unified_reward.backends.openai_response import Fault, read_response
 
 MAX_BYTES = 64 * 1024 * 1024
 """Longest response that is read, decompressed."""
+_log = logging.getLogger(__name__)
 _NO_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
@@ -33,6 +35,8 @@ class Connection:
     base: httpx.URL
     route: Route
     options: OpenAIOptions
+    logged: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
+    """Numbers and troubles of tries that a line was logged of; other requests have them too."""
 
     async def send(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, index: int = 0
@@ -56,8 +60,18 @@ class Connection:
                 return reply
             if attempt < tries - 1:
                 wait = wait_s(self.options, attempt, index=index, retry_after=reply.retry_after)
+                self._log(url, reply, attempt, wait)
                 await asyncio.sleep(wait)
         return replace(reply, trouble=f"{reply.trouble}, tried {tries} time{'s' * (tries > 1)}")
+
+    def _log(self, url: httpx.URL, fault: Fault, attempt: int, wait: float) -> None:
+        """Log a try that failed, as `unified_reward_client` does; without what the server said."""
+        if (attempt, fault.trouble) in self.logged:
+            return
+        self.logged.add((attempt, fault.trouble))
+        level = logging.INFO if fault.status == 429 else logging.WARNING  # 429: it is busy
+        where = url.copy_with(query=None)
+        _log.log(level, "%s: %s; next try in %.2g s", where, fault.trouble, wait)
 
     async def _once(
         self, method: str, url: httpx.URL, content: str | None

@@ -13,6 +13,7 @@ from unified_reward.bench.benchmark import Benchmark, JudgedItem
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Image
 from unified_reward.core.verdicts import Preferred
+from unified_reward.core.words import count_of
 from unified_reward.io.text import read_table
 from unified_reward.report.page import Animation, Bar, Card, Page
 
@@ -55,8 +56,9 @@ def write_page(
     votes = f"majority of {report['votes']} votes" if "votes" in report else orders
     page.section(
         "Figures",
-        f"{report['n']} items, {votes}, seed {report['seed']}; {report['n_unparsed']} unreadable, "
-        f"{report['n_failed']} failed, {report.get('n_broken_rows', 0)} broken rows in the files. "
+        f"{count_of(report['n'], 'item')}, {votes}, seed {report['seed']}; "
+        f"{report['n_unparsed']} unreadable, {report['n_failed']} failed, "
+        f"{count_of(report.get('n_broken_rows', 0), 'broken row')} in the files. "
         "Whiskers are 95 % intervals.",
     )
     groups = {"all": report["metrics"], **report["groups"]}
@@ -87,8 +89,9 @@ def write_audit_page(result: AuditResult, path: Path) -> None:
     )
     page.section(
         "Over all",
-        f"{report['n']} items, {report['n_questions']} questions, {report['n_unparsed']} "
-        f"unreadable, {report['n_failed']} failed. Whiskers are 95 % intervals.",
+        f"{count_of(report['n'], 'item')}, {count_of(report['n_questions'], 'question')}, "
+        f"{report['n_unparsed']} unreadable, {report['n_failed']} failed. "
+        "Whiskers are 95 % intervals.",
     )
     bars = [_bar(label, metrics[name]) for name, label in _SHARES.items() if name in metrics]
     page.bars(bars, title="Shares")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -15,6 +15,7 @@ from typing import Any, cast
 from unified_reward.checkpoints.tensor_keys import read_json, refuse_pointers
 from unified_reward.core.errors import ConfigError, ModelError, one_line
 from unified_reward.core.paths import is_folder
+from unified_reward.core.quiet import quiet_warnings
 
 
 _CODE = ("auto_map", "custom_generate")
@@ -73,21 +74,42 @@ def quiet_libraries() -> Iterator[None]:
     Settings of the user win: ``TRANSFORMERS_VERBOSITY``, ``DIFFUSERS_VERBOSITY`` and Python's
     ``-W``. Bars of downloads stay.
     """
-    with warnings.catch_warnings(), ExitStack() as after:
-        if not sys.warnoptions:
-            warnings.simplefilter("ignore")
-        for name in ("transformers", "diffusers"):
-            log: Any = sys.modules.get(f"{name}.utils.logging")
-            if log is None:
-                continue
-            if f"{name.upper()}_VERBOSITY" not in os.environ:
-                after.callback(log.set_verbosity, log.get_verbosity())
-                log.set_verbosity_error()  # reports of names and shapes are many lines
-            # disable_progress_bar would also hide downloads, here and in the user's own code.
-            if log.is_progress_bar_enabled():
-                after.callback(setattr, log, "_tqdm_active", log._tqdm_active)
-                log._tqdm_active = False
+    with quiet_warnings(), _loading:
         yield
+
+
+class _Loading:
+    """Settings of libraries while at least one block is open, in any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n = 0
+        self._earlier: dict[str, ExitStack] = {}
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._n += 1
+            for name in ("transformers", "diffusers"):
+                log: Any = sys.modules.get(f"{name}.utils.logging")
+                if log is None or name in self._earlier:
+                    continue
+                after = self._earlier[name] = ExitStack()
+                if f"{name.upper()}_VERBOSITY" not in os.environ:
+                    after.callback(log.set_verbosity, log.get_verbosity())
+                    log.set_verbosity_error()  # reports of names and shapes are many lines
+                # disable_progress_bar would also hide downloads, here and in the user's own code.
+                if log.is_progress_bar_enabled():
+                    after.callback(setattr, log, "_tqdm_active", log._tqdm_active)
+                    log._tqdm_active = False
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._n -= 1
+            while self._earlier and not self._n:
+                self._earlier.popitem()[1].close()
+
+
+_loading = _Loading()
 
 
 def _in_one_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Unparsed, Verdict
+from unified_reward.core.words import count_of
 from unified_reward.data.pack import record_line
 from unified_reward.evaluate.run import verdicts_path
 from unified_reward.io.atomic import keep_inputs, replacing
@@ -86,7 +87,7 @@ def active(
             typer.echo(f"{pair.doubt:.3f} {pair.example.id}")
     else:
         doubts = f"doubts {ranked[0].doubt:.3f} to {ranked[-1].doubt:.3f}"
-        typer.echo(f"{len(ranked)} of {len(pairs)} pairs by {kind}, {doubts}: {out}")
+        typer.echo(f"{len(ranked)} of {count_of(len(pairs), 'pair')} by {kind}, {doubts}: {out}")
         output.say_next("arena", out, "--out", "VOTES.jsonl")
     output.exit_if([missing])
 
@@ -148,7 +149,9 @@ def _tell_missing(name: str, pairs: Sequence[Example], verdicts: Sequence[Verdic
         if isinstance(verdict, Failed | Unparsed)
     ]
     if lost:
-        typer.echo(f"{name}: no preference on {len(lost)} pairs, such as {lost[0]}", err=True)
+        typer.echo(
+            f"{name}: no preference on {count_of(len(lost), 'pair')}, such as {lost[0]}", err=True
+        )
     output.hint_at_failed(sum(isinstance(verdict, Failed) for verdict in verdicts))
     return len(lost)
 

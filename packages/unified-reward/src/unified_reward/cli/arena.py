@@ -14,6 +14,7 @@ import typer
 
 from unified_reward.cli import output
 from unified_reward.core.extensions import extra
+from unified_reward.core.words import count_of
 
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def arena(
         store = MediaStore([*given.items, *given.gold], tokens.key, Path(folder))
         service = Arena(given, journal, store, tokens.key, config)
         if n := service.n_foreign:
-            typer.echo(f"{out}: {n} votes are on other pairs than the input's; kept", err=True)
+            words = count_of(n, "vote is", "votes are")
+            typer.echo(f"{out}: {words} on other pairs than the input's; kept", err=True)
         app = create_app(service, tokens, is_loopback=host in LOOPBACK)
         run(app, host, port, lambda url: _print_links(url, tokens))
     output.say_next("calibrate", "JUDGE", out, "NEW_FOLDER")

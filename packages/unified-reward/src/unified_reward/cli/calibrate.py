@@ -23,6 +23,7 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.paths import is_folder
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Unparsed
+from unified_reward.core.words import count_of
 from unified_reward.data.pack import rows_of
 from unified_reward.io.atomic import replacing_folder
 from unified_reward.judges.card import CardedJudge
@@ -155,7 +156,8 @@ def _print_report(report: Mapping[str, Any]) -> None:
     console.print(table)
     console.print(
         f"temperatures {fitted['compare']:g} (compare) and {fitted['score']:g} (score), ties up to "
-        f"a lead of {fitted['tie_margin']:.3f}, fitted on {fitted['n']} rows: {report['out']}",
+        f"a lead of {fitted['tie_margin']:.3f}, fitted on {count_of(fitted['n'], 'row')}: "
+        f"{report['out']}",
         markup=False,
         soft_wrap=True,
     )

@@ -14,9 +14,9 @@ from unified_reward.core.errors import ConfigError
 
 @options.opens_judge
 def compare(
-    prompt: options.PromptOption,
     files: Annotated[list[str] | None, typer.Argument(help="Two images or videos.")] = None,
     *,
+    prompt: options.PromptOption = None,
     image: options.ImageOption = None,
     video: options.VideoOption = None,
     answer: options.AnswerOption = None,
@@ -37,6 +37,7 @@ def compare(
     )
     if (n := len(inputs.names)) != 2:
         raise ConfigError(f"compare takes two candidates, not {n}{'; use rank' if n > 2 else ''}")
+    inputs.check_comparable()
     opened, sample = judge.open(), inputs.sample(0, 1)
     with waiting("comparing"):
         verdict = opened.ask([sample], orders=options.orders_of(orders))[0]

@@ -15,6 +15,7 @@ from unified_reward.cli.groups import make_app
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extra
+from unified_reward.core.words import count_of
 from unified_reward.io.lock import locked
 from unified_reward.judges.card import Card
 from unified_reward.prompts import FAMILIES, official
@@ -92,7 +93,7 @@ def _lines(plan: ConversionPlan, out: Path | None) -> list[tuple[str, str]]:
     lines += [("note", note) for note in plan.notes]
     lines += [("problem", problem) for problem in plan.problems]
     if plan.shards:
-        lines.append(("size", f"{plan.n_bytes:,} bytes in {len(plan.shards)} files"))
+        lines.append(("size", f"{plan.n_bytes:,} bytes in {count_of(len(plan.shards), 'file')}"))
     if out:
         lines.append(("written", str(out)))
     return lines

@@ -14,9 +14,10 @@ from rich.text import Text
 
 from unified_reward.cli import completions, options
 from unified_reward.cli.output import exit_if, print_json, say_next
-from unified_reward.cli.progress import bar
+from unified_reward.cli.progress import bar, rows_in
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.verdicts import Failed, Scale
+from unified_reward.core.words import count_of
 from unified_reward.data import check as checking
 from unified_reward.data import mix as mixing
 from unified_reward.data import pack
@@ -73,7 +74,7 @@ def check(
     """List every unusable row and the reason."""
     reasons: Counter[str] = Counter()
     n_rows = 0
-    with bar("checking", None) as advance:
+    with bar("checking", rows_in(path)) as advance:
         for row, reason in checking.check(
             pack.rows_of(path, source, media, _scale(scale)), decode=decode
         ):
@@ -104,7 +105,7 @@ def convert(
     keep_inputs(out, path)
     reasons: Counter[str] = Counter()
     n_rows = 0
-    with bar("converting", None) as advance:
+    with bar("converting", rows_in(path)) as advance:
 
         def count(row: Row) -> None:
             nonlocal n_rows
@@ -143,7 +144,7 @@ def mix(
         table.add_row(title, *(f"{counts[name]:,}" for name in (*names, *skipped)))
     Console().print(table)
     for name, n_lines in report["splits"].items():
-        typer.echo(f"{out / name}.jsonl: {n_lines:,} rows")
+        typer.echo(f"{out / name}.jsonl: {count_of(n_lines, 'row')}")
     say_next("data", "stats", out / "train.jsonl")
     exit_if(source["bad"] for source in report["sources"])
 
@@ -160,7 +161,7 @@ def stats(
 ) -> None:
     """Write an HTML page with counts and random rows."""
     keep_inputs(out, path)
-    with bar("reading", None) as advance:
+    with bar("reading", rows_in(path)) as advance:
 
         def rows() -> Iterator[Row]:
             for row in pack.rows_of(path, source, media, _scale(scale)):
@@ -179,4 +180,4 @@ def stats(
 def _total(n_rows: int, reasons: Counter[str], *, err: bool) -> None:
     for reason, n in reasons.most_common():
         typer.echo(f"{n:,} x {reason}", err=err)
-    typer.echo(f"{n_rows:,} rows, {reasons.total():,} bad", err=err)
+    typer.echo(f"{count_of(n_rows, 'row')}, {reasons.total():,} bad", err=err)

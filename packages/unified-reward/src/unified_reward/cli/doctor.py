@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +28,8 @@ _MAIN = (
 """Packages that a person looks for; JSON has all."""
 _COLOURS = {"ok": "green", "failed": "red", "installed": "green", "incomplete": "yellow"}
 _FITS = {"yes": ("+", "green"), "if empty": ("~", "yellow"), "no": ("-", "dim")}
+_LEAST = 24
+"""Columns of the last cell of a table, below which rows are paragraphs."""
 _Row = tuple[str | Text, ...]
 
 
@@ -57,35 +60,67 @@ def doctor(
 
 
 def _print(found: diagnosis.Diagnosis, tests: Sequence[SelfTest]) -> None:
+    """Print what failed, what is missing and what fits, then the rest."""
     console = Console(highlight=False)
-    groups: dict[str, list[_Row]] = {
-        "Versions": _versions(found),
-        "Extras": _extras(found),
-        "Machine": _machine(found),
-        "Backends": _backends(found),
-        "Weights": _weights(found),
-    }
-    for title, rows in groups.items():
-        _print_group(console, title, rows)
+    failed = [test for test in tests if test.status == "failed"]
+    _print_group(console, "Self-tests that failed", _tests(failed))
+    _print_missing(console, found)
     for place, free, _ in found.places:
         marks = "GiB needed: + fits, ~ fits once the memory is empty, - does not"
         title = (f"\nFits on {place}, {_size(free)} free", "bold")
         console.print(Text.assemble(title, f"  {marks}"))
-        console.print(_fit_table([row for row in diagnosis.fits(found) if row["place"] == place]))
-    if tests:
-        _print_group(console, "Self-tests", _tests(tests))
+        rows = [row for row in diagnosis.fits(found) if row["place"] == place]
+        for kind in dict.fromkeys(row["kind"] for row in rows):
+            console.print(_fit_table(kind, [row for row in rows if row["kind"] == kind]))
+    groups: dict[str, list[_Row]] = {
+        "Self-tests": _tests(tests),
+        "Weights": _weights(found),
+        "Machine": _machine(found),
+        "Backends": _backends(found),
+        "Extras": _extras(found),
+        "Versions": _versions(found),
+    }
+    for title, rows in groups.items():
+        _print_group(console, title, rows)
     for problem in found.problems:
         console.print(Text.assemble(("\nproblem: ", "yellow"), problem))
-    console.print(Text.assemble(("\nnext: ", "bold"), diagnosis.next_step(found, tests)))
+    next_step = diagnosis.next_step(found, tests)
+    console.print(Text.assemble(("\nnext: ", "bold"), next_step), soft_wrap=True)
+
+
+def _print_missing(console: Console, found: diagnosis.Diagnosis) -> None:
+    """Print the extras that are not whole, each with the command that mends it on a line."""
+    console.print(Text("\nMissing", "bold"))
+    lacking = [extra for extra in found.extras if extra.install]
+    if not lacking:
+        console.print(Text(" no extra", "green"))
+    for extra in lacking:
+        lacks = ", ".join((*extra.missing, *extra.wrong))
+        console.print(Text.assemble((f" [{extra.name}]", "yellow"), f" {lacks}"))
+        console.print(Text(f"   {extra.install}"), soft_wrap=True)
 
 
 def _print_group(console: Console, title: str, rows: Sequence[_Row]) -> None:
-    table = Table(box=None, show_header=False, padding=(0, 1))
-    for _ in range(max(map(len, rows), default=0)):
-        table.add_column(overflow="fold")
-    for row in rows:
-        table.add_row(*(Text.assemble(cell) for cell in row))
+    """Print rows as a table, or as paragraphs where the terminal is too narrow for one."""
+    if not rows:
+        return
     console.print(Text(f"\n{title}", "bold"))
+    cells = [[Text.assemble(cell) for cell in row] for row in rows]
+    n = max(map(len, cells))
+    widths = [max((row[i].cell_len for row in cells if i < len(row)), default=0) for i in range(n)]
+    left = console.width - sum(widths[:-1]) - 2 * n
+    if left < min(widths[-1], _LEAST):
+        for first, *others in cells:
+            console.print(Text.assemble(" ", first))
+            rest = Text(", ").join(cell for cell in others if cell.cell_len)
+            if rest.cell_len:
+                console.print(Padding(rest, (0, 0, 0, 4)))
+        return
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for i in range(n):
+        table.add_column(overflow="fold", no_wrap=i < n - 1)
+    for row in cells:
+        table.add_row(*row)
     console.print(table)
 
 
@@ -107,7 +142,7 @@ def _extras(found: diagnosis.Diagnosis) -> list[_Row]:
     for extra in found.extras:
         lacks = ", ".join((*extra.missing, *extra.wrong))
         status = Text(extra.status, _COLOURS.get(extra.status, "dim"))
-        rows.append((f"[{extra.name}]", status, f"{lacks}: {extra.install}" if lacks else ""))
+        rows.append((f"[{extra.name}]", status, f"lacks {lacks}" if lacks else ""))
     return rows
 
 
@@ -153,31 +188,36 @@ def _backends(found: diagnosis.Diagnosis) -> list[_Row]:
 
 def _weights(found: diagnosis.Diagnosis) -> list[_Row]:
     rows: list[_Row] = []
+    if not found.cached:
+        rows.append(("hub", "", Text("no published weights in the cache", "dim")))
     for each in found.cached:
         state = Text("complete", "green")
         if each.missing:
             state = Text(f"partial: {'; '.join(each.missing)}", "yellow")
         rows.append((each.reference, _size(each.bytes), state))
-    if not rows:
-        rows.append((Text("no published weights in the cache of the hub", "dim"), "", ""))
     return rows + [(each.name, _size(each.bytes), each.kind) for each in found.folders]
 
 
-def _fit_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def _fit_table(kind: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """A row a model: GiB of each use, marked by whether they fit."""
     ways = [*dict.fromkeys((row["use"], row["dtype"]) for row in rows)]
-    table = Table(box=None, padding=(0, 1))
-    table.add_column("", overflow="fold")  # gives way to the figures
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table.add_column(f" {kind}", overflow="fold")  # gives way to the figures
     for use, dtype in ways:
         table.add_column(dtype if use == "inference" else use, justify="right", no_wrap=True)
     cells: dict[str, dict[Any, Text]] = {}
     for row in rows:
         mark, colour = _FITS.get(row["fits"], ("", "dim"))
-        text = "unknown" if row["bytes"] is None else f"{row['bytes'] / sizes.GIB:,.1f} {mark}"
+        text = "unknown" if row["bytes"] is None else f"{_gib(row['bytes'])} {mark}"
         cells.setdefault(row["model"], {})[row["use"], row["dtype"]] = Text(text, colour)
     for name, known in cells.items():
-        table.add_row(Text(name), *(known.get(way, "") for way in ways))
+        table.add_row(Text(f" {name}"), *(known.get(way, "") for way in ways))
     return table
+
+
+def _gib(size: int) -> str:
+    gib = size / sizes.GIB
+    return f"{gib:,.0f}" if gib >= 1000 else f"{gib:.1f}"
 
 
 def _tests(tests: Sequence[SelfTest]) -> list[_Row]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from unified_reward import policies
 from unified_reward.cli import options, output
 from unified_reward.core.extensions import checkpoint_path, extra
+from unified_reward.core.words import count_of
 from unified_reward.io.config import load_config
 from unified_reward.io.text import read_lines
 
@@ -69,6 +70,8 @@ def dpo(
         output.print_json([report])
     else:
         first, last = (report["losses"][i][1] for i in (0, -1))
-        typer.echo(f"{report['pairs']} pairs, loss {first:.3f} to {last:.3f}: {out / 'dpo'}")
+        typer.echo(
+            f"{count_of(report['pairs'], 'pair')}, loss {first:.3f} to {last:.3f}: {out / 'dpo'}"
+        )
         output.say_next("candidates", "PROMPTS.jsonl", "OUT_DIR", "--policy", out / "dpo")
     output.exit_if([report["left_out"]])

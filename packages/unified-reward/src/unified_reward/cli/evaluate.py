@@ -15,6 +15,7 @@ from rich.text import Text
 
 from unified_reward.cli import options, output
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.words import count_of
 from unified_reward.evaluate.diff import compare_evaluations
 from unified_reward.evaluate.inputs import read_models
 from unified_reward.evaluate.run import PAGE, evaluate_models
@@ -127,7 +128,8 @@ def _print_report(report: Mapping[str, Any]) -> None:
     for reward in report["rewards"]:
         console.print(_reward_table(report, reward))
     for model, row in (report["people"] or {}).items():
-        by = f"votes on {row['n_votes']} prompts and {row['reward']} on {row['n_judged']}"
+        n_votes = count_of(row["n_votes"], "prompt")
+        by = f"votes on {n_votes} and {row['reward']} on {row['n_judged']}"
         share = _with_interval(row, "value")
         console.print(Text(f"people: {model} beats {report['baseline']} {share}, by {by}"))
     for reward, row in (report["budget"] or {}).items():
@@ -147,26 +149,31 @@ def _print_report(report: Mapping[str, Any]) -> None:
 
 
 def _reward_table(report: Mapping[str, Any], reward: str) -> Table:
-    """Models by one reward: values, differences to the baseline, wins and strengths."""
+    """Models by one reward: values and, of several models, differences, wins and strengths."""
     judge, baseline = report["judges"][reward], report["baseline"]
     what = "mean" if judge["kind"] == "score" else "share of wins"
-    table = Table(title=Text(f"{reward}: {judge['calls']} calls"))
-    header = ("", what, f"minus {baseline}", f"wins against {baseline}", "strength", "rank", "n")
-    for text in header:
+    compared = (f"minus {baseline}", f"wins against {baseline}", "strength", "rank")
+    strengths = report["bradley_terry"].get(reward)
+    table = Table(title=Text(f"{reward}: {count_of(judge['calls'], 'call')}"))
+    for text in ("", what, *(compared if strengths else ()), "n"):
         table.add_column(Text(text))
     for model, values in report["models"].items():
         paired = report["paired"].get(model, {}).get(reward)
-        strength = report["bradley_terry"][reward][model]
-        table.add_row(
-            Text(model),
-            _with_interval(values[reward], "mean"),
-            _with_interval(paired, "difference") if paired else "baseline",
-            _with_interval(paired, "win_rate", "win_rate_ci95") if paired else "",
-            _with_interval(strength, "strength"),
-            "-".join(map(str, dict.fromkeys(strength["rank"]))),
-            str(values[reward]["n"]),
-        )
+        cells = _comparison_cells(paired, strengths[model]) if strengths else ()
+        value = _with_interval(values[reward], "mean")
+        table.add_row(Text(model), value, *cells, str(values[reward]["n"]))
     return table
+
+
+def _comparison_cells(
+    paired: Mapping[str, Any] | None, strength: Mapping[str, Any]
+) -> tuple[str, str, str, str]:
+    return (
+        _with_interval(paired, "difference") if paired else "baseline",
+        _with_interval(paired, "win_rate", "win_rate_ci95") if paired else "",
+        _with_interval(strength, "strength"),
+        "-".join(map(str, dict.fromkeys(strength["rank"]))),
+    )
 
 
 def _with_interval(row: Mapping[str, Any], name: str, interval: str = "ci95") -> str:
@@ -189,7 +196,9 @@ def evaluate_diff(
         output.print_json([report])
         return
     console = Console()
-    title = Text(f"A {report['a']}, B {report['b']}: {report['prompts']} prompts of both")
+    title = Text(
+        f"A {report['a']}, B {report['b']}: {count_of(report['prompts'], 'prompt')} of both"
+    )
     table = Table("", "reward", "", "A", "B", "B - A", "prompts", title=title)
     for model, reward, name, row in _changes(report):
         cells = [output.format_number(row[side]) for side in "ab"]
@@ -202,7 +211,8 @@ def evaluate_diff(
         if names := report[f"only_{side}"][kind]:
             console.print(Text(f"only in {side.upper()}: {len(names)} {kind}, such as {names[0]}"))
     if changed := report["changed_prompts"]:
-        console.print(Text(f"{len(changed)} prompts were changed, such as {changed[0]}"))
+        words = count_of(len(changed), "prompt was", "prompts were")
+        console.print(Text(f"{words} changed, such as {changed[0]}"))
 
 
 def _changes(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unified_reward.cli import output
-from unified_reward.cli.progress import bar
+from unified_reward.cli.progress import bar, rows_in
 from unified_reward.pairs.export import Format, export_pairs
 
 
@@ -19,7 +19,7 @@ def export(
     form: Annotated[Format, typer.Option("--format", help="Trainer that reads it.")],
 ) -> None:
     """Export the kept pairs in the format of another trainer."""
-    with bar("exporting", None) as advance:
+    with bar("exporting", rows_in(pairs)) as advance:
         counts = export_pairs(
             pairs,
             out,

@@ -13,6 +13,7 @@ from rich.console import Console
 from unified_reward import policies
 from unified_reward.cli import options, output
 from unified_reward.core.extensions import checkpoint_path, extra
+from unified_reward.core.words import count_of
 from unified_reward.io.config import build_config, read_config
 from unified_reward.io.text import read_lines
 
@@ -79,7 +80,7 @@ def grpo(
     else:
         known = [value for value in report["reward"] if value is not None]
         rise = f", reward {known[0]:.3f} to {known[-1]:.3f}" if known else ""
-        typer.echo(f"{report['prompts']} prompts{rise}: {out / 'grpo'}")
+        typer.echo(f"{count_of(report['prompts'], 'prompt')}{rise}: {out / 'grpo'}")
         output.say_next(
             *("candidates", "PROMPTS.jsonl", "OUT_DIR", "--policy", out / "grpo" / "policy")
         )

@@ -262,7 +262,10 @@ SourceOption = Annotated[
     str | None, typer.Option(help="Image before the edit, if the files are edits of it.")
 ]
 AnswerOption = Annotated[list[str] | None, typer.Option(help="Answer to judge; may be repeated.")]
-PromptOption = Annotated[str, typer.Option(help="Prompt of the files, or the question.")]
+PromptOption = Annotated[
+    str | None,
+    typer.Option(help="Prompt of the files, or the question; default that of a folder's metadata."),
+]
 WorkersOption = Annotated[
     int, typer.Option(min=1, help="Workers of engine ray, each with its own judge.")
 ]

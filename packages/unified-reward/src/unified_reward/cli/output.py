@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unified_reward.core.verdicts import Ranking, Verdict
+from unified_reward.core.words import count_of
 from unified_reward.io.verdict_rows import NOTE, verdict_row
 
 
@@ -82,8 +83,8 @@ def print_counts(statuses: Counter[str]) -> None:
 def hint_at_failed(n: int) -> None:
     """Say on standard error how rows that failed are asked again."""
     if n:
-        rows, them = ("1 row", "it") if n == 1 else (f"{n} rows", "them")
-        typer.echo(f"{rows} failed; --retry-failed asks {them} again", err=True)
+        them = "it" if n == 1 else "them"
+        typer.echo(f"{count_of(n, 'row')} failed; --retry-failed asks {them} again", err=True)
 
 
 def say_next(*command: object) -> None:

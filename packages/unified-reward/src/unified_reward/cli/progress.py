@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -17,7 +18,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from unified_reward.core.errors import DataError
 from unified_reward.core.rate import RateColumn
+from unified_reward.io.text import read_lines
+
+
+_COUNTED_BYTES = 64 * 2**20
+"""Size of the largest file whose rows are counted, which takes about a second."""
 
 
 @contextmanager
@@ -38,6 +45,21 @@ def waiting(title: str) -> Iterator[None]:
     ) as progress:
         progress.add_task(title, total=None)
         yield
+
+
+def rows_in(path: Path) -> int | None:
+    """Rows of a file of JSON lines, for a bar; None for others, and where counting would take long.
+
+    Nothing is counted where standard error is no terminal, and so has no bar.
+    """
+    if path.suffix.lower() != ".jsonl" or not Console(stderr=True).is_terminal:
+        return None
+    try:
+        if path.stat().st_size > _COUNTED_BYTES:
+            return None
+        return sum(1 for _ in read_lines(path))
+    except (OSError, DataError):  # the command says so itself
+        return None
 
 
 @contextmanager

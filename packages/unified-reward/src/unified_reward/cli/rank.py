@@ -21,11 +21,11 @@ class By(StrEnum):
 
 @options.opens_judge
 def rank(
-    prompt: options.PromptOption,
     files: Annotated[
         list[str] | None, typer.Argument(help="Generated images or videos, or a folder of them.")
     ] = None,
     *,
+    prompt: options.PromptOption = None,
     image: options.ImageOption = None,
     video: options.VideoOption = None,
     answer: options.AnswerOption = None,
@@ -44,7 +44,8 @@ def rank(
         source=source,
         alone=judge.takes_answers_alone,
     )
+    common = inputs.check_comparable()
     opened = judge.open()
     with waiting("ranking"):
         ranking = opened.rank_samples(inputs.sample, len(inputs.names), by=by.value)
-    output.print_ranking(opened, prompt, inputs.names, ranking, as_json=as_json)
+    output.print_ranking(opened, common, inputs.names, ranking, as_json=as_json)

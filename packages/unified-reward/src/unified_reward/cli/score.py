@@ -13,11 +13,11 @@ from unified_reward.core.progress import progress_bar
 
 @options.opens_judge
 def score(
-    prompt: options.PromptOption,
     files: Annotated[
         list[str] | None, typer.Argument(help="Generated images or videos, or a folder of them.")
     ] = None,
     *,
+    prompt: options.PromptOption = None,
     image: options.ImageOption = None,
     video: options.VideoOption = None,
     answer: options.AnswerOption = None,
@@ -36,7 +36,8 @@ def score(
         alone=judge.takes_answers_alone,
     )
     opened = judge.open()
-    with progress_bar("scoring", len(inputs.names)) as advance:
-        samples = [inputs.sample(i) for i in range(len(inputs.names))]
-        verdicts = opened.ask(samples, on_progress=advance)
+    with progress_bar("scoring", inputs.problems.count(None)) as advance:
+        indices = [i for i, problem in enumerate(inputs.problems) if problem is None]
+        answers = iter(opened.ask([*map(inputs.sample, indices)], on_progress=advance))
+        verdicts = [problem or next(answers) for problem in inputs.problems]
     output.print_verdicts(opened, list(zip(inputs.names, verdicts, strict=True)), as_json=as_json)

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from unified_reward.cli.output import exit_if, say_next
-from unified_reward.cli.progress import bar
+from unified_reward.cli.progress import bar, rows_in
+from unified_reward.core.words import count_of
 from unified_reward.io.atomic import keep_inputs
 from unified_reward.pairs.show import page
 
@@ -25,7 +26,7 @@ def show(
     """Write an HTML page with the counts and the first rows of a file."""
     out = out or file.with_suffix(".html")
     keep_inputs(out, file)
-    with bar("writing", None) as advance:
+    with bar("writing", rows_in(file)) as advance:
         made, counts = page(file, n=n, status=status, advance=advance)
     made.write(out)
     typer.echo(out)
@@ -34,6 +35,6 @@ def show(
     elif counts["generated"]:
         say_next("pairs", file, "PAIRS.jsonl", "--judge", "JUDGE")
     if n_unusable := counts["unusable"]:
-        rows = "1 row is" if n_unusable == 1 else f"{n_unusable} rows are"
+        rows = count_of(n_unusable, "row is", "rows are")
         typer.echo(f"{rows} not of candidates, pairs or data; the page says why", err=True)
     exit_if([n_unusable])

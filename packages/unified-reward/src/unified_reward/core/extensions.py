@@ -8,7 +8,6 @@ the name works wherever a built-in one does. Nothing is imported before its name
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from types import ModuleType
 from typing import Any, Literal
 
 from unified_reward.core.errors import ConfigError, one_line
+from unified_reward.core.install import LABORATORY, install_command
+from unified_reward.core.quiet import quiet_warnings
 
 
 Group = Literal[
@@ -35,7 +36,6 @@ Group = Literal[
     "stages",
 ]
 Extra = Literal["local", "train", "diffusion", "bench", "report", "serve", "arena", "ray"]
-LABORATORY = "unified-reward-lab"
 _LABORATORY_NAMES = {
     *("tiny_judge", "tiny_scalar", "tiny_base", "tiny_vlm", "tiny_image", "tiny_video"),
     *("microworld", "microworld_editing", "quickstart", "experiment", "data make"),
@@ -149,7 +149,7 @@ def missing_hint(name: str) -> str:
     is_installed = "tiny_judge" in extensions("checkpoints")
     if is_installed or name.partition(":")[0] not in _LABORATORY_NAMES:
         return ""
-    return f"; {name} comes with the laboratory: pip install {LABORATORY}"
+    return f"; {name} comes with the laboratory: {install_command(of=LABORATORY)}"
 
 
 @contextmanager
@@ -163,24 +163,21 @@ def extra(name: Extra) -> Generator[None]:
 
     Example:
         >>> with extra("report"):
-        ...     import no_such_charts
+        ...     import no_such_charts  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
         unified_reward.core.errors.ConfigError: no_such_charts is not installed; this needs the \
-extra [report]: pip install 'unified-reward[report]'
+extra [report]: pip install ...unified-reward[report]'
     """
     try:
-        with warnings.catch_warnings():
-            if not sys.warnoptions:
-                warnings.simplefilter("ignore")
+        with quiet_warnings():
             yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "unified_reward", *sys.stdlib_module_names):
             raise
         raise ConfigError(
-            f"{missing} is not installed; this needs the extra [{name}]: "
-            f"pip install 'unified-reward[{name}]'"
+            f"{missing} is not installed; this needs the extra [{name}]: {install_command(name)}"
         ) from error
 
 

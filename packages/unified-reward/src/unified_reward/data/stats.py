@@ -14,6 +14,7 @@ from unified_reward import media
 from unified_reward.core.errors import DataError, MediaError
 from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed
+from unified_reward.core.words import count_of
 from unified_reward.data.check import cell, files, question, tally
 from unified_reward.data.sources.annotated import Agreement
 from unified_reward.io.rows import Row
@@ -121,7 +122,7 @@ def page(stats: Stats, title: str, agreed: Agreement | None = None) -> Page:
     if stats.aspects:
         made.section("Aspects")
         made.table(["source", "aspect", "rows"], [[*key, n] for key, n in _sorted(stats.aspects)])
-    made.section("Random sample", f"{len(stats.sampled)} rows.")
+    made.section("Random sample", f"{count_of(len(stats.sampled), 'row')}.")
     made.gallery([_card(example) for example in stats.sampled])
     return made
 

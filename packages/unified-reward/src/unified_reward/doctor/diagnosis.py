@@ -11,6 +11,7 @@ from typing import Any
 
 import unified_reward
 from unified_reward.core.errors import UnifiedRewardError, one_line
+from unified_reward.core.install import install_command
 from unified_reward.doctor import devices, machine, sizes, versions, weights
 from unified_reward.doctor.self_tests import SelfTest
 from unified_reward.prompts.packs import default_home
@@ -139,13 +140,13 @@ def next_step(found: Diagnosis, tests: Sequence[SelfTest]) -> str:
     """One line: what to do next."""
     failed = next((test for test in tests if test.status == "failed"), None)
     if failed:
-        upgrade = f"pip install --upgrade 'unified-reward[{failed.extra}]'" if failed.extra else ""
+        upgrade = install_command(failed.extra, upgrade=True) if failed.extra else ""
         return upgrade or "unified-reward doctor --json, to report what failed"
     wrong = next((extra for extra in found.extras if extra.wrong), None)
     if wrong:
         return wrong.install
     if found.lacking.get("local"):
-        return "pip install 'unified-reward[local]', to open judges on this machine"
+        return f"{install_command('local')}, to open judges on this machine"
     judges = [each for each in found.cached if each.kind == "judge"]
     usable = next((each for each in (*judges, *found.cached) if not each.missing), None)
     if usable:

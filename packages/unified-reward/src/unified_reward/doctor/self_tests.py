@@ -9,7 +9,6 @@ import json
 import logging
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -26,13 +25,17 @@ from unified_reward import media
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, UnifiedRewardError, one_line
 from unified_reward.core.extensions import extra, find_checkpoint, missing_hint
-from unified_reward.core.samples import Image, Sample, Task, Video
+from unified_reward.core.quiet import quiet_warnings
+from unified_reward.core.samples import Example, Image, Sample, Task, Video
 from unified_reward.core.verdicts import Scored
+from unified_reward.io.vote_rows import read_votes
 
 
 _WAIT_S = 20.0
 _SIDE = 32
 _PROMPT = "a red circle"
+_LOGIT_SCALE = 15.0
+"""Above the factor of the cosine of an untrained CLIP, exp(2.6592)."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,8 @@ def run_test(
         return SelfTest(name, needed, "skipped", 0.0, extras[needed])
     start = time.perf_counter()
     try:
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        silent = redirect_stdout(StringIO()), redirect_stderr(StringIO())
+        with silent[0], silent[1], quiet_warnings(always=True):
             status, reason = "ok", test()
     except MissingPartError as error:
         status, reason = "skipped", str(error)
@@ -193,10 +196,47 @@ def _judge_video(items: Items) -> str:
     return _score(items.judge, sample)
 
 
-def _scorer(_: Items) -> str:
-    raise MissingPartError(
-        "no weights of a published system are shipped; try `scorers check NAME FOLDER`"
+def _scorer(items: Items) -> str:
+    """Score by PickScore with random weights: no published ones are shipped."""
+    from unified_reward.judges.registry import open_judge
+
+    folder = items.folder / "pickscore"
+    _write_pickscore(folder)
+    judge = open_judge(f"pickscore:{folder}", device="cpu")
+    verdict = judge.ask([Sample(Task.IMAGE_GENERATION, _PROMPT, (Image(items.image),))])[0]
+    if not isinstance(verdict, Scored) or verdict.score is None:
+        raise ConfigError(f"no score but {verdict}")
+    if not abs(verdict.score.value) <= _LOGIT_SCALE:
+        raise ConfigError(f"a cosine times {_LOGIT_SCALE:g} is {verdict.score.value}")
+    return "pickscore on random weights"
+
+
+def _write_pickscore(folder: Path) -> None:
+    """Write a tiny CLIP with random weights and a vocabulary of bytes."""
+    with extra("local"):
+        import torch
+        from tokenizers import Tokenizer, models, pre_tokenizers, processors
+        from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+    ends = ("<|startoftext|>", "<|endoftext|>")
+    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *ends]
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    tower |= {"num_attention_heads": 2}
+    text = {"vocab_size": len(words), "bos_token_id": len(words) - 2, "eos_token_id": 2, **tower}
+    vision = {"patch_size": 112, **tower}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+        CLIPModel(config).save_pretrained(folder)
+    bpe = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    marks = [(end, words.index(end)) for end in ends]
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{ends[0]} $A {ends[1]}", special_tokens=marks
     )
+    PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=ends[0], eos_token=ends[1], pad_token=ends[1]
+    ).save_pretrained(folder)
 
 
 def _serve(items: Items) -> str:
@@ -245,6 +285,39 @@ def _wait(condition: Callable[[], bool]) -> None:
         if time.monotonic() > end:
             raise ConfigError(f"the server does not start within {_WAIT_S:g} s")
         time.sleep(0.01)
+
+
+def _arena(items: Items) -> str:
+    """Vote in an arena, through its routes and without a socket."""
+    with extra("arena"):
+        from starlette.testclient import TestClient
+
+        from unified_reward.arena.app import create_app
+        from unified_reward.arena.items import ArenaInput, ArenaItem
+        from unified_reward.arena.journal import open_votes
+        from unified_reward.arena.media import MediaStore
+        from unified_reward.arena.service import Arena, ArenaConfig
+        from unified_reward.arena.tokens import open_tokens
+
+    files = (Image(items.image), Image(items.folder / "other.png"))
+    files[1].source.write_bytes(media.encode_png(PIL.Image.fromarray(_square(2)[1])))
+    pair = ArenaItem(Example(Task.IMAGE_GENERATION, _PROMPT, files, id="0"), "a", "b")
+    folder = items.folder / "arena"
+    folder.mkdir()
+    with open_votes(folder / "votes.jsonl") as journal:
+        tokens = open_tokens(folder / "tokens.json", ["rater"])
+        store = MediaStore([pair], tokens.key, folder)
+        service = Arena(ArenaInput((pair,)), journal, store, tokens.key, ArenaConfig())
+        headers = {"Authorization": f"Bearer {tokens.raters['rater']}"}
+        app = create_app(service, tokens, is_loopback=True)
+        with TestClient(app, "http://127.0.0.1", headers=headers) as client:
+            item = client.get("/api/item").raise_for_status().json()["item"]
+            vote = {"id": item["id"], "choice": "left", "seconds": 1.0}
+            client.post("/api/vote", json=vote).raise_for_status()
+    votes = read_votes(folder / "votes.jsonl")
+    if [each.vote for each in votes] not in (["a"], ["b"]):
+        raise ConfigError(f"one vote was given, and {len(votes)} are in the file")
+    return "a vote on two images"
 
 
 def _candidates(items: Items) -> str:
@@ -318,6 +391,7 @@ TESTS: tuple[tuple[str, str, Callable[[Items], str]], ...] = (
     ("judge a video", "local", _judge_video),
     ("score by a published system", "local", _scorer),
     ("serve and ask", "serve", _serve),
+    ("vote in an arena", "arena", _arena),
     ("make a candidate", "diffusion", _candidates),
     ("DPO step", "train", _dpo),
     ("benchmark metrics", "bench", _bench),

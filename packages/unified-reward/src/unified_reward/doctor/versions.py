@@ -10,8 +10,9 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from unified_reward.core.install import DISTRIBUTION, install_command
 
-DISTRIBUTION = "unified-reward"
+
 BASE = ""
 """Name of the requirements without an extra."""
 OTHERS = (
@@ -120,8 +121,7 @@ def _extra(name: str, needed: list[Requirement], own: Mapping[str, set[Any]]) ->
     telling = own[name] - set().union(*smaller) or own[name]
     is_absent = telling <= {canonicalize_name(each) for each in missing}
     status = "absent" if is_absent else "incomplete" if missing or wrong else "installed"
-    change = "--upgrade " if wrong else ""
-    install = "" if status == "installed" else f"pip install {change}'{DISTRIBUTION}[{name}]'"
+    install = "" if status == "installed" else install_command(name, upgrade=bool(wrong))
     return Extra(name, status, missing, wrong, install)
 
 

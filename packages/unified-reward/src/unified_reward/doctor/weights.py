@@ -16,6 +16,7 @@ from typing import Any, Literal
 from unified_reward.core.errors import ModelError, one_line
 from unified_reward.core.extensions import checkpoints, extra
 from unified_reward.core.paths import is_folder
+from unified_reward.core.words import count_of
 from unified_reward.judges.registry import PUBLISHED
 from unified_reward.scorers import SYSTEMS, system
 
@@ -100,7 +101,7 @@ def _systems() -> dict[str, tuple[str, ...]]:
 def _weights_of(repo: Any, revision: Any, systems: tuple[str, ...]) -> Iterator[CachedWeights]:
     hub_id, folder = repo.repo_id, Path(revision.snapshot_path)
     partial = len([*Path(repo.repo_path).glob("blobs/*.incomplete")])
-    missing = (f"{partial} files whose download was interrupted",) if partial else ()
+    missing = (f"{count_of(partial, 'file')} whose download was interrupted",) if partial else ()
     size = (str(folder), revision.size_on_disk, parameters(folder))
     if systems:
         missing += min((_missing_of_system(name, folder) for name in systems), key=len)

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
 from unified_reward.core.samples import Candidate, Image, Video
+from unified_reward.core.words import count_of
 from unified_reward.evaluate.outputs import MissingOutput
 from unified_reward.io.fingerprints import file_fingerprint
 from unified_reward.media import describe
@@ -60,15 +61,16 @@ class Contents:
                 if len(prompts) > 1:
                     within[model].append(prompts)
         for models, prompts in across.items():
+            words = [f"file of {models[0]} is", f"files of {models[0]} are"]
+            same = ["a file", "files"][len(prompts) > 1]
             yield (
-                f"{len(prompts)} files of {models[0]} are byte for byte files of "
+                f"{count_of(len(prompts), *words)} byte for byte {same} of "
                 f"{' and '.join(models[1:])}, such as of prompt {prompts[0]!r}"
             )
         for model, repeated in within.items():
-            yield (
-                f"{model}: {len(repeated)} files stand under several prompts, such as "
-                f"{' and '.join(map(repr, repeated[0][:3]))}"
-            )
+            words = count_of(len(repeated), "file stands", "files stand")
+            prompts = " and ".join(map(repr, repeated[0][:3]))
+            yield f"{model}: {words} under several prompts, such as {prompts}"
 
 
 def different_numbers(models: Mapping[str, Outputs]) -> Iterator[str]:
@@ -76,7 +78,8 @@ def different_numbers(models: Mapping[str, Outputs]) -> Iterator[str]:
     counts = {model: Counter(map(len, outputs.values())) for model, outputs in models.items()}
     if len({n for count in counts.values() for n in count}) > 1:
         described = "; ".join(
-            f"{model} has {' and '.join(f'{n} for {count[n]} prompts' for n in sorted(count))}"
+            f"{model} has "
+            + " and ".join(f"{n} for {count_of(count[n], 'prompt')}" for n in sorted(count))
             for model, count in counts.items()
         )
         yield (

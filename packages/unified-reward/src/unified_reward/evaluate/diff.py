@@ -207,9 +207,10 @@ def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
 
 
 def _changes(a: Figures, b: Figures, model: str, baseline: str | None) -> dict[str, Any]:
+    most = a.length if a.scale == b.scale else None
     means = [each.means.get(model, {}) for each in (a, b)]
     if baseline is None or model == baseline:
-        return {"mean": _change(*means), "difference": None, "win_rate": None}
+        return {"mean": _change(*means, most), "difference": None, "win_rate": None}
     bases = [each.means.get(baseline, {}) for each in (a, b)]
     leads = [
         {prompt: mine[prompt] - base[prompt] for prompt in mine if prompt in base}
@@ -219,13 +220,19 @@ def _changes(a: Figures, b: Figures, model: str, baseline: str | None) -> dict[s
         prompt_means(win_shares(between(each.comparisons, model, baseline), model))
         for each in (a, b)
     ]
-    return {"mean": _change(*means), "difference": _change(*leads), "win_rate": _change(*wins)}
+    return {
+        "mean": _change(*means, most),
+        "difference": _change(*leads, None if most is None else 2 * most),
+        "win_rate": _change(*wins, 1.0),
+    }
 
 
-def _change(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, Any] | None:
-    """Change of a mean over the prompts that both runs have; None without any."""
+def _change(
+    a: Mapping[str, float], b: Mapping[str, float], most: float | None
+) -> dict[str, Any] | None:
+    """Change of a mean over the prompts that both runs have, at most ``most``; None without any."""
     common = [prompt for prompt in a if prompt in b]
     if not common:
         return None
     before, after = (mean_estimate({prompt: each[prompt] for prompt in common}) for each in (a, b))
-    return {"a": before.value, "b": after.value, **paired_difference(b, a).row("change")}
+    return {"a": before.value, "b": after.value, **paired_difference(b, a, most).row("change")}

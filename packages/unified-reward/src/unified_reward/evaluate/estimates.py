@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,11 +62,17 @@ def student_t(degrees: int) -> float:
     return float(stats.t.ppf(0.975, degrees))
 
 
-def mean_estimate(means: Mapping[str, float]) -> Estimate:
-    """Mean over prompts, with Student's t interval.
+Ends = Sequence[float | None]
+"""Both ends of a scale; None where it has none."""
+NO_ENDS: Ends = (None, None)
+
+
+def mean_estimate(means: Mapping[str, float], scale: Ends = NO_ENDS) -> Estimate:
+    """Mean over prompts, with Student's t interval, see `mean_interval`.
 
     Args:
         means: Mean value of each prompt.
+        scale: Ends of the scale that the values are on.
     """
     n = len(means)
     values = np.array(list(means.values()))
@@ -74,7 +80,54 @@ def mean_estimate(means: Mapping[str, float]) -> Estimate:
         return Estimate(float(values[0]) if n else None, None, n)
     mean = float(values.mean())
     half = student_t(n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
-    return Estimate(mean, (mean - half, mean + half), n)
+    return Estimate(mean, mean_interval(mean, half, scale), n)
+
+
+def mean_interval(mean: float, half: float, scale: Ends = NO_ENDS) -> tuple[float, float]:
+    """Interval of a mean within its scale.
+
+    With two ends, ``p = (mean - low) / (high - low)`` has Student's t interval on its logit, by the
+    delta method ``half / ((high - low) p (1 - p))``, mapped back (of shares, Newcombe 2001). It
+    never leaves the scale, and covers skewed scores of few prompts better than the symmetric
+    interval or a bootstrap. Without two ends it is symmetric, cut at the end there is: no mean lies
+    beyond.
+
+    Args:
+        mean: The mean.
+        half: Half width of Student's t interval.
+        scale: Ends of the scale.
+
+    >>> [round(end, 2) for end in mean_interval(3, 2.6, (1, 5))], mean_interval(3, 2.6, (1, None))
+    ([1.28, 4.72], (1, 5.6))
+    """
+    low, high = scale
+    if low is not None and high is not None and low < mean < high:
+        p = (mean - low) / (high - low)
+        logit, width = math.log(p / (1 - p)), half / ((high - low) * p * (1 - p))
+        ends = (low + (high - low) * _sigmoid(logit + side * width) for side in (-1, 1))
+        return next(ends), next(ends)
+    return cut(mean, (mean - half, mean + half), scale)
+
+
+def cut(value: float, interval: tuple[float, float], limits: Ends) -> tuple[float, float]:
+    """Cut an interval at the limits of its figure, which loses no value that the figure can have.
+
+    Args:
+        value: The figure; beyond its limits they are none, and nothing is cut.
+        interval: Its interval.
+        limits: Smallest and largest value of the figure; None where there is none.
+    """
+    low, high = interval
+    least, most = limits
+    if least is not None and least <= value:
+        low = max(low, least)
+    if most is not None and value <= most:
+        high = min(high, most)
+    return low, high
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x))
 
 
 def share_interval(share: float, variance: float, n: int) -> tuple[float, float]:
@@ -135,17 +188,23 @@ def _resampled(
     return Estimate(statistic(values) if n >= fewest else None, interval, n)
 
 
-def paired_difference(model: Mapping[str, float], baseline: Mapping[str, float]) -> Estimate:
+def paired_difference(
+    model: Mapping[str, float], baseline: Mapping[str, float], most: float | None = None
+) -> Estimate:
     """Mean lead of a model over a baseline for the prompts of both, with Student's t interval.
 
     Args:
         model: Mean value of each prompt.
         baseline: Likewise, of the other model.
+        most: Largest lead there can be, such as the length of the scale; the interval is cut there.
 
     >>> paired_difference({"p1": 3.0, "p2": 2.0}, {"p2": 1.5, "p3": 9.0}).row("difference")
     {'difference': 0.5, 'ci95': None, 'n': 1}
     """
-    return mean_estimate({p: model[p] - baseline[p] for p in model if p in baseline})
+    lead = mean_estimate({p: model[p] - baseline[p] for p in model if p in baseline})
+    if lead.value is None or lead.ci95 is None or most is None:
+        return lead
+    return replace(lead, ci95=cut(lead.value, lead.ci95, (-most, most)))
 
 
 def score_comparisons(scores: Scores, pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
@@ -267,7 +326,8 @@ class AverageRate:
             for prompt in prompts
         )
         half = student_t(n - 1) * math.sqrt(sum(squares) * n / (n - 1))
-        return Estimate(value, (value - half, value + half), len(prompts))
+        interval = cut(value, (value - half, value + half), (-1.0, 1.0))
+        return Estimate(value, interval, len(prompts))
 
 
 def win_rate(comparisons: Iterable[Comparison], a: str, b: str) -> Estimate:

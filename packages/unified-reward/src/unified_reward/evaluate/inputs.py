@@ -6,14 +6,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from unified_reward.core.errors import ConfigError, DataError, MediaError, one_line
 from unified_reward.core.paths import is_file, is_folder
 from unified_reward.core.prefetch import THREADS
 from unified_reward.core.samples import Candidate, Example, Image, Task, Video
+from unified_reward.core.words import count_of
 from unified_reward.evaluate.coverage import Contents, Outputs, content_of, different_numbers
-from unified_reward.evaluate.matching import first_numbers, match_files, media_folder
+from unified_reward.evaluate.folder_prompts import FolderPrompts, read_metadata
+from unified_reward.evaluate.matching import MediaFolder, first_numbers, match_files, media_folder
 from unified_reward.evaluate.model_names import distinct_names, split_name
 from unified_reward.evaluate.output_rows import (
     CANDIDATES,
@@ -24,7 +26,7 @@ from unified_reward.evaluate.output_rows import (
     read_outputs,
 )
 from unified_reward.evaluate.outputs import MissingOutput, ModelOutputs
-from unified_reward.evaluate.prompt_files import PromptFile, read_metadata, read_prompts, same_text
+from unified_reward.evaluate.prompt_files import PromptFile, read_prompts, same_text
 from unified_reward.evaluate.sampling import PolicySampling, is_policy, sample_policy
 from unified_reward.evaluate.tasks import Kind, candidate_kind, with_task
 from unified_reward.media import image_or_video
@@ -83,12 +85,13 @@ def read_models(
         _check_out(sampling.out, sources, samples=bool(policies))
     names = distinct_names([(source.name, source.parts) for source in sources])
     contents = {name: source.content for name, source in zip(names, sources, strict=True)}
-    known = read_prompts(Path(prompts)) if prompts else _own_prompts(contents)
+    metadata, notes = _metadata(contents, is_needed=not prompts)
+    known = read_prompts(Path(prompts)) if prompts else _own_prompts(contents, metadata)
     if not known.prompts:
         raise ConfigError(
             f"{next(iter(names))} has no prompts of its own; give them with --prompts FILE"
         )
-    reader = _Reader(known)
+    reader = _Reader(known, metadata, notes)
     reader.add_folders({key: value for key, value in contents.items() if isinstance(value, Path)})
     for name, content in contents.items():
         if isinstance(content, ModelRows):
@@ -144,7 +147,32 @@ def _policy(name: str | None, reference: str) -> _Source:
     return _Source(name, (path.resolve() if is_folder(path) else path).parts, reference)
 
 
-def _own_prompts(contents: Mapping[str, _Content]) -> PromptFile:
+def _metadata(
+    contents: Mapping[str, _Content], *, is_needed: bool
+) -> tuple[dict[str, FolderPrompts], list[str]]:
+    """Prompts in the folders of models by name, and notes on those that cannot be used.
+
+    Raises:
+        DataError: They are needed, and those of a folder cannot be used.
+    """
+    found: dict[str, FolderPrompts] = {}
+    notes: list[str] = []
+    for name, content in contents.items():
+        try:
+            own = read_metadata(content) if isinstance(content, Path) else None
+        except DataError as error:
+            if is_needed:
+                raise
+            notes.append(str(error))
+        else:
+            if own:
+                found[name] = own
+    return found, notes
+
+
+def _own_prompts(
+    contents: Mapping[str, _Content], metadata: Mapping[str, FolderPrompts]
+) -> PromptFile:
     """Merge the prompts that lie in the inputs; empty without any."""
     prompts: dict[str, Example] = {}
     owners: dict[str, str] = {}
@@ -154,9 +182,11 @@ def _own_prompts(contents: Mapping[str, _Content]) -> PromptFile:
         if isinstance(content, ModelRows):
             own = content.prompts
             stated |= own.keys()
-        elif isinstance(content, Path) and (metadata := read_metadata(content)):
-            own = metadata.prompts
-            notes += metadata.notes
+        elif name in metadata:
+            own = metadata[name].prompts.prompts
+            if metadata[name].files:
+                own = _other_texts(name, own, prompts)
+            notes += metadata[name].prompts.notes
         else:
             continue
         for key, prompt in own.items():
@@ -165,6 +195,20 @@ def _own_prompts(contents: Mapping[str, _Content]) -> PromptFile:
             else:
                 prompts[key], owners[key] = prompt, name
     return PromptFile(prompts, tuple(prompts), tuple(notes), frozenset(stated))
+
+
+def _other_texts(
+    name: str, own: Mapping[str, Example], known: Mapping[str, Example]
+) -> dict[str, Example]:
+    """Prompts whose text is not known yet; ids of files are made unique by the model's name."""
+    texts = {" ".join(prompt.prompt.split()) for prompt in known.values()}
+    new = {
+        key: prompt for key, prompt in own.items() if " ".join(prompt.prompt.split()) not in texts
+    }
+    return {
+        (key := f"{name}/{given}" if given in known else given): replace(prompt, id=key)
+        for given, prompt in new.items()
+    }
 
 
 def _check_same(first: Example, second: Example, owner: str, other: str) -> None:
@@ -185,14 +229,17 @@ def _check_same(first: Example, second: Example, owner: str, other: str) -> None
 class _Reader:
     """Collects the outputs of models for known prompts."""
 
-    def __init__(self, known: PromptFile) -> None:
+    def __init__(
+        self, known: PromptFile, metadata: Mapping[str, FolderPrompts], notes: Sequence[str]
+    ) -> None:
         self.known = known
+        self._metadata = metadata
         self.prompts = dict(known.prompts)
         self.stated = {*known.stated}
         self._outputs: dict[str, Outputs] = {}
         self._missing: dict[str, list[MissingOutput]] = defaultdict(list)
         self._reasons: dict[tuple[str, str], str] = {}
-        self._notes = [*known.notes]
+        self._notes = [*known.notes, *notes]
 
     def add_folders(self, paths: Mapping[str, Path]) -> None:
         """Match the files of folders; all at once, since one may show where numbers begin."""
@@ -200,7 +247,7 @@ class _Reader:
         folders = {name: media_folder(path, n) for name, path in paths.items()}
         first = first_numbers([*folders.values()], n)
         for (name, folder), number in zip(folders.items(), first, strict=True):
-            matches = match_files(folder, self.known, number)
+            matches = match_files(folder, self.known, number, self._named(name, folder))
             self._check_metadata(name, folder.path, matches.files)
             self._outputs[name] = _media(name, matches.files)
             self._notes += matches.notes
@@ -208,13 +255,35 @@ class _Reader:
                 MissingOutput(name, file, reason, "unmatched") for file, reason in matches.unmatched
             ]
 
+    def _named(self, name: str, folder: MediaFolder) -> dict[PurePosixPath, str]:
+        """Id of the prompt by file, where the metadata of the folder name its files."""
+        own = self._metadata.get(name)
+        if own is None or not own.files:
+            return {}
+        by_text: dict[str, str] = {}
+        for key, prompt in self.known.prompts.items():
+            by_text.setdefault(" ".join(prompt.prompt.split()), key)
+        named: dict[PurePosixPath, str] = {}
+        for file in folder.files:
+            if prompt := own.of(file):
+                known = self.known.prompts.get(prompt.id)
+                is_same = known is not None and same_text(known.prompt, prompt.prompt)
+                key = prompt.id if is_same else by_text.get(" ".join(prompt.prompt.split()))
+                named |= {file: key} if key else {}
+        there = {*folder.files}
+        if absent := [str(file) for file in own.files if file not in there]:
+            words = count_of(len(absent), "file of its metadata is", "files of its metadata are")
+            self._notes.append(f"{folder.path}: {words} not there, such as {absent[0]}")
+        return named
+
     def _check_metadata(self, name: str, folder: Path, files: Mapping[str, Sequence[Path]]) -> None:
-        """Refuse files whose own ``metadata.jsonl`` names another prompt than the one matched."""
-        metadata = read_metadata(folder)
+        """Refuse files whose own metadata names another prompt than the one matched."""
+        own = self._metadata.get(name)
+        if own is None or own.files:
+            return
         for key, paths in files.items():
-            own = metadata and metadata.prompts.get(paths[0].relative_to(folder).parts[0])
-            if own:
-                _check_same(self.prompts[key], replace(own, id=key), "the file of prompts", name)
+            if prompt := own.of(PurePosixPath(paths[0].relative_to(folder).as_posix())):
+                _check_same(self.prompts[key], replace(prompt, id=key), "the file of prompts", name)
 
     def add_rows(self, name: str, rows: ModelRows) -> None:
         """Take the outputs of rows, by id, or by prompt where their ids are of another file."""
@@ -296,9 +365,8 @@ class _Reader:
             ]
         nobody = [key for key in prompts if not any(key in found for found in outputs.values())]
         if nobody and len(names) > 1:
-            self._notes.append(
-                f"{len(nobody)} prompts have no output of any model, such as {nobody[0]!r}"
-            )
+            words = count_of(len(nobody), "prompt has", "prompts have")
+            self._notes.append(f"{words} no output of any model, such as {nobody[0]!r}")
         notes = [*self._notes, *different_numbers(outputs), *contents.notes()]
         missing = [entry for name in names for entry in self._missing[name]]
         return ModelOutputs(prompts, outputs, tuple(missing), tuple(notes))

@@ -1,7 +1,7 @@
 """Files of a folder to prompts: by id, by number, or by the text of the prompt in the name.
 
 One rule for a whole folder, the one that matches most of its files; the first of these where two
-match as many.
+match as many. A folder whose metadata name its files needs no rule, see `folder_prompts`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from unified_reward.core.errors import DataError
+from unified_reward.evaluate.folder_prompts import FILE_NAME
 from unified_reward.evaluate.prompt_files import PromptFile
 
 
@@ -83,13 +84,19 @@ def first_numbers(folders: Sequence[MediaFolder], n: int) -> list[int]:
     return [int(0 not in found and (n in found or not is_zero_known)) for found in numbers]
 
 
-def match_files(folder: MediaFolder, prompts: PromptFile, first: int) -> Matches:
+def match_files(
+    folder: MediaFolder,
+    prompts: PromptFile,
+    first: int,
+    named: Mapping[PurePosixPath, str] | None = None,
+) -> Matches:
     """Match the files of a folder to prompts.
 
     Args:
         folder: The folder.
         prompts: The prompts.
         first: Number of the first prompt in the names, 0 or 1; see `first_numbers`.
+        named: Id of the prompt by file, where the folder itself says it; no name is looked at then.
 
     Raises:
         DataError: No file of the folder matches.
@@ -99,7 +106,9 @@ def match_files(folder: MediaFolder, prompts: PromptFile, first: int) -> Matches
         "number": _by_number(folder, prompts, first),
         "text": _by_text(folder, prompts),
     }
-    if prompts.is_numbered:
+    if named:
+        rules = {FILE_NAME: named.get}
+    elif prompts.is_numbered:
         del rules["id"]
     found = {name: [rule(file) for file in folder.files] for name, rule in rules.items()}
     counts = {name: sum(map(bool, keys)) for name, keys in found.items()}
@@ -216,16 +225,21 @@ def _by_name(
 def _nothing(folder: MediaFolder, prompts: PromptFile) -> str:
     if not folder.files:
         return f"{folder.path} holds no image and no video"
+    n = len(folder.files)
+    none = f"its file {folder.files[0]} lacks"
+    if n > 1:
+        none = f"none of its {n} files, such as {folder.files[0]}, has"
     return (
-        f"{folder.path}: none of its {len(folder.files)} files, such as {folder.files[0]}, has the "
-        "number, id or text of a prompt as its name; the first id is "
-        f"{next(iter(prompts.prompts))!r}"
+        f"{folder.path}: {none} the number, id or text of a "
+        f"prompt as its name; the first id is {next(iter(prompts.prompts))!r}"
     )
 
 
 def _reason(rule: str, number: int | None, key: str | None, prompts: PromptFile, first: int) -> str:
     if key is not None:
         return "the row of its number in the file of prompts cannot be used"
+    if rule == FILE_NAME:
+        return f"no row of the folder's metadata names it as {FILE_NAME} with a prompt of this run"
     if rule != "number":
         return f"its name has no {rule} of a prompt"
     if number is None:
@@ -246,8 +260,8 @@ def _notes(
         notes.append("there is no file 0, so file 1 is of the first prompt")
     elif rule == "number" and is_without_zero:
         notes.append("there is no file 0, which another model has; it is taken as missing")
-    by_id = found.get("id", ())
-    if any(a and b and a != b for a, b in zip(by_id, found["number"], strict=False)):
+    by_id, by_number = found.get("id", ()), found.get("number", ())
+    if any(a and b and a != b for a, b in zip(by_id, by_number, strict=False)):
         other = "number" if rule == "id" else "id"
         notes.append(f"files are matched by {rule}; by {other} they would be of other prompts")
     texts = {" ".join(prompt.prompt.split()) for prompt in prompts.prompts.values()}

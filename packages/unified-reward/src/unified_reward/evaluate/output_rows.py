@@ -11,6 +11,7 @@ from typing import Any
 from unified_reward.core.errors import DataError, one_line
 from unified_reward.core.samples import Example, Task
 from unified_reward.core.verdicts import Failed
+from unified_reward.core.words import count_of
 from unified_reward.evaluate.outputs import ModelOutputs
 from unified_reward.io.atomic import replacing
 from unified_reward.io.rows import part_row, parts_rows, read_examples, read_row
@@ -69,7 +70,8 @@ def read_candidates(path: Path) -> ModelRows:
     if not any(example.candidates for example in examples.values()):
         reason = next(iter(missing.values()), "it is empty")
         raise DataError(f"{path} has no row with candidates: {reason}")
-    notes = [f"{path}: {len(partial)} rows lack candidates, such as {row}" for row in partial[:1]]
+    words = count_of(len(partial), "row lacks", "rows lack")
+    notes = [f"{path}: {words} candidates, such as {row}" for row in partial[:1]]
     return ModelRows(path, examples, missing, tuple(notes))
 
 

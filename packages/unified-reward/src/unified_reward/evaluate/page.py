@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from unified_reward.core.samples import Candidate, Image, Task, Video
+from unified_reward.core.words import count_of
 from unified_reward.data.stats import visible_parts
 from unified_reward.evaluate.outputs import ModelOutputs
 from unified_reward.report.page import (
@@ -85,7 +86,7 @@ class _Effect(NamedTuple):
             ends = (self._number(end, decimals) for end in (self.low, self.high))
             interval = f"95 % interval {' to '.join(ends)}"
         value = f"{'wins ' * self.is_rate}{self._number(self.value, decimals)}"
-        return f"{value}, {interval}, {_count(self.n, 'prompt')}"
+        return f"{value}, {interval}, {count_of(self.n, 'prompt')}"
 
     def _number(self, x: float, decimals: int) -> str:
         return _share(x) if self.is_rate else f"{x:+.{decimals}f}"
@@ -110,7 +111,7 @@ def build_page(report: Report, outputs: ModelOutputs) -> Page:
     others = [name for name in report["models"] if name != report["baseline"]]
     names = ", ".join(others) if len(others) <= 3 else f"{len(others)} models"
     title = f"{names} against {report['baseline']}" if others else str(report["baseline"])
-    page = Page(title, lead=f"{_count(report['prompts'], 'prompt')}; {_all(report['rewards'])}.")
+    page = Page(title, lead=f"{count_of(report['prompts'], 'prompt')}; {_all(report['rewards'])}.")
     if findings := [*_findings(report), *_warnings(report)]:
         page.findings(findings)
     page.tiles([*_tiles(report)])
@@ -205,7 +206,8 @@ def _warnings(report: Report) -> Iterator[Finding]:
 
 def _tiles(report: Report) -> Iterator[Tile]:
     yield Tile("Prompts", f"{report['prompts']:,}")
-    yield Tile("Models", f"{len(report['models'])}", f"baseline {report['baseline']}")
+    baseline = f"baseline {report['baseline']}" if report["paired"] else ""
+    yield Tile("Models", f"{len(report['models'])}", baseline)
     calls = sum(row["calls"] for row in report["judges"].values())
     budgets = (report.get("budget") or {}).values()
     saved = sum(row["saved"] for row in budgets)
@@ -396,10 +398,13 @@ def _ranks(ranks: Sequence[int] | None) -> str:
 
 
 def _add_values(page: Page, report: Report) -> None:
+    differences = (
+        " Whether two models differ is decided by the paired differences above, not by these "
+        "intervals."
+    ) * bool(report["paired"])
     page.section(
         "Values",
-        "Files of one prompt are averaged first; intervals are over prompts. Whether two models "
-        "differ is decided by the paired differences above, not by these intervals.",
+        f"Files of one prompt are averaged first; intervals are over prompts.{differences}",
     )
     header = ["reward", "model", "mean", "median", "standard deviation", "prompts", "files"]
     names = (("mean", "ci95"), ("median", "median_ci95"), ("spread", "spread_ci95"))
@@ -502,10 +507,6 @@ def _add_coverage(page: Page, report: Report) -> None:
 
 def _ends(interval: Sequence[float] | None) -> tuple[float | None, float | None]:
     return (interval[0], interval[1]) if interval else (None, None)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _all(names: Sequence[str]) -> str:

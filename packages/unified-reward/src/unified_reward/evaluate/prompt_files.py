@@ -17,10 +17,11 @@ from unified_reward.core.errors import DataError, one_line
 from unified_reward.core.paths import is_file, is_folder
 from unified_reward.core.samples import Example, Task
 from unified_reward.core.verdicts import Failed
+from unified_reward.core.words import count_of
 from unified_reward.data.sources.streams import raw_rows
 from unified_reward.evaluate.outputs import CATEGORY, CATEGORY_SEPARATOR
 from unified_reward.io.rows import id_text, read_row
-from unified_reward.io.text import parse_json, read_text
+from unified_reward.io.text import check_is_text, parse_json, read_text
 
 
 PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text", "prompt_en", "instruction", "question")
@@ -71,32 +72,14 @@ def read_prompts(path: Path) -> PromptFile:
     if is_folder(path):
         files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".txt"))
         styles = [(f"{file.stem} {at}", row) for file in files for at, row in _of_style(file)]
-        return _collect(path, styles)
+        return collect(path, styles)
     if not is_file(path):
         raise DataError(f"{path} is not there; give a file of prompts")
     if path.suffix.lower() not in _SUFFIXES:
+        check_is_text(path)
         raise DataError(f"{path}: prompts are read from {', '.join(_SUFFIXES)}")
     is_style = path.suffix == ".json" and path.stem in _STYLES
-    return _collect(path, _of_style(path) if is_style else _entries(path))
-
-
-def read_metadata(folder: Path) -> PromptFile | None:
-    """Read the prompts that lie beside the outputs, as ``00000/metadata.jsonl`` of GenEval.
-
-    Their ids are the names of the folders. None where there are no such files.
-
-    Raises:
-        DataError: None of the files can be used.
-    """
-    files = sorted(file for file in folder.glob("*/metadata.jsonl") if file.parent.name.isdecimal())
-    if not files:
-        return None
-    rows = (
-        (f"{file.parent.name}/metadata.jsonl", _with_id(row, file.parent.name))
-        for file in files
-        for _, row in [*_entries(file)][:1]
-    )
-    return _collect(folder, rows)
+    return collect(path, _of_style(path) if is_style else rows_of_file(path))
 
 
 def same_text(first: str, second: str) -> bool:
@@ -104,8 +87,8 @@ def same_text(first: str, second: str) -> bool:
     return first.split() == second.split()
 
 
-def _entries(path: Path) -> Iterator[_Entry]:
-    """Iterate over the rows of a file, with a text as ``{"prompt": text}``."""
+def rows_of_file(path: Path) -> Iterator[_Entry]:
+    """Iterate over place and row of each prompt of a file, a text as ``{"prompt": text}``."""
     suffix = path.suffix.lower()
     if suffix == ".txt":
         lines = read_text(path).rstrip("\n").split("\n")
@@ -141,7 +124,7 @@ def _texts(path: Path) -> list[_Entry] | None:
 
 
 def _of_style(path: Path) -> Iterator[_Entry]:
-    for n, (at, row) in enumerate(_entries(path), 1):
+    for n, (at, row) in enumerate(rows_of_file(path), 1):
         yield at, row if isinstance(row, Failed) else _in_style(row, path.stem, n)
 
 
@@ -149,11 +132,16 @@ def _in_style(row: dict[str, Any], style: str, number: int) -> dict[str, Any]:
     return {"id": f"{style}/{number - 1:05}", "category": style, **row}
 
 
-def _with_id(row: dict[str, Any] | Failed, name: str) -> dict[str, Any] | Failed:
-    return row if isinstance(row, Failed) else {**row, "id": name}
+def collect(path: Path, entries: Iterable[_Entry]) -> PromptFile:
+    """Collect the prompts of a file or a folder from its rows.
 
+    Args:
+        path: The file or the folder; paths in the rows begin there.
+        entries: Place and values of each row.
 
-def _collect(path: Path, entries: Iterable[_Entry]) -> PromptFile:
+    Raises:
+        DataError: No row can be used.
+    """
     prompts: dict[str, Example] = {}
     lines: dict[str, str] = {}
     places: list[str] = []
@@ -185,10 +173,22 @@ def _collect(path: Path, entries: Iterable[_Entry]) -> PromptFile:
     return PromptFile(prompts, tuple(places), notes, frozenset(stated), is_numbered)
 
 
-def _columns(entry: dict[str, Any] | Failed) -> dict[str, Any]:
+def _columns(entry: Mapping[str, Any] | Failed) -> dict[str, Any]:
     if isinstance(entry, Failed):
         raise DataError(entry.reason)
     return {str(name).strip().lower(): value for name, value in entry.items()}
+
+
+def row_id(row: Mapping[str, Any]) -> str:
+    """Id that a row names; empty without any."""
+    name = id_text(_first(_columns(row), _ID_COLUMNS))
+    return name if isinstance(name, str) else ""
+
+
+def prompt_text(row: Mapping[str, Any]) -> str:
+    """Prompt of a row; empty where it has none that can be used."""
+    text = id_text(_first(_columns(row), PROMPT_COLUMNS))
+    return text if isinstance(text, str) else ""
 
 
 def _id(row: Mapping[str, Any], place: int) -> str:
@@ -285,13 +285,16 @@ def _notes(
         more = len(problems) - _NAMED
         ending = f"; and {more} more" if more > 0 else ""
         listed = "; ".join(problems[:_NAMED])
-        notes.append(f"{name}: {len(problems)} of {n_rows} rows cannot be used: {listed}{ending}")
+        notes.append(
+            f"{name}: {len(problems)} of {count_of(n_rows, 'row')} cannot be used: {listed}{ending}"
+        )
     equal: dict[Any, list[str]] = {}
     for key, prompt in prompts.items():
         equal.setdefault((" ".join(prompt.prompt.split()), prompt.context), []).append(key)
     if repeated := [keys for keys in equal.values() if len(keys) > 1]:
+        words = count_of(len(repeated), "prompt stands", "prompts stand")
         notes.append(
-            f"{name}: {len(repeated)} prompts stand more than once, such as "
+            f"{name}: {words} more than once, such as "
             f"{' and '.join(repeated[0][:_NAMED])}; each id is a prompt of its own"
         )
     return tuple(notes)

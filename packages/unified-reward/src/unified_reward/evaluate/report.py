@@ -15,7 +15,9 @@ from unified_reward.core.verdicts import Failed, Unparsed
 from unified_reward.evaluate.answers import RewardAnswers
 from unified_reward.evaluate.bradley_terry import BradleyTerry, fit_bradley_terry
 from unified_reward.evaluate.estimates import (
+    NO_ENDS,
     AverageRate,
+    Ends,
     Estimate,
     Scores,
     between,
@@ -68,6 +70,14 @@ class Figures(NamedTuple):
     """Outputs with a value by model."""
     is_share: bool
     """Values are shares of wins."""
+    scale: Ends = NO_ENDS
+    """Ends of the scale of the values."""
+
+    @property
+    def length(self) -> float | None:
+        """Length of the scale; None where it has not two ends."""
+        low, high = self.scale
+        return None if low is None or high is None else high - low
 
     def of(self, prompts: Iterable[str]) -> Figures:
         """Return the values for some prompts."""
@@ -83,14 +93,14 @@ class Figures(NamedTuple):
         """Mean value of a model."""
         if self.is_share:
             return AverageRate.of(self.comparisons, model).estimate()
-        return mean_estimate(self.means[model])
+        return mean_estimate(self.means[model], self.scale)
 
     def difference(self, model: str, baseline: str) -> Estimate:
         """Paired difference of the values of two models."""
         if self.is_share:
             rate = AverageRate.of(self.comparisons, model)
             return rate.minus(AverageRate.of(self.comparisons, baseline))
-        return paired_difference(self.means[model], self.means[baseline])
+        return paired_difference(self.means[model], self.means[baseline], self.length)
 
 
 def build_report(
@@ -99,7 +109,7 @@ def build_report(
     baseline: str,
     votes: Sequence[Vote] = (),
 ) -> dict[str, Any]:
-    """Compute all figures.
+    """Compute all figures; comparisons are empty for a single model.
 
     Args:
         outputs: Outputs that were judged.
@@ -112,8 +122,9 @@ def build_report(
     votes = _with_prompt_ids(votes, outputs)
     missing = [*outputs.missing, *(lost for each in answers for lost in each.missing(outputs))]
     budgets = {name: reward.budget for name, reward in rewards.items() if reward.budget}
+    compared = figures if len(outputs.models) > 1 else {}
     fits = {
-        name: fit_bradley_terry(outputs.models, each.comparisons) for name, each in figures.items()
+        name: fit_bradley_terry(outputs.models, each.comparisons) for name, each in compared.items()
     }
     report: dict[str, Any] = {
         "baseline": baseline,
@@ -129,7 +140,7 @@ def build_report(
             for model in outputs.models
             if model != baseline
         },
-        "win_rates": {name: _win_rates(each, outputs.models) for name, each in figures.items()},
+        "win_rates": {name: _win_rates(each, outputs.models) for name, each in compared.items()},
         "bradley_terry": {name: _strengths(fit, outputs.models) for name, fit in fits.items()},
         "categories": _categories(outputs, figures, baseline),
         "correlations": _correlations(figures, answers),
@@ -162,13 +173,14 @@ def reward_figures(answers: RewardAnswers, outputs: ModelOutputs) -> Figures:
             )
             for model in outputs.models
         }
-        return Figures(means, comparisons, counts, is_share=False)
+        scale = tuple(answers.scale or NO_ENDS)
+        return Figures(means, comparisons, counts, is_share=False, scale=scale)
     shares = shares_against_all(comparisons, outputs.models)
     counts = {
         model: sum(len(outputs.outputs[model][prompt]) for prompt in shares[model])
         for model in outputs.models
     }
-    return Figures(shares, comparisons, counts, is_share=True)
+    return Figures(shares, comparisons, counts, is_share=True, scale=(0.0, 1.0))
 
 
 def _judge(reward: Reward) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 from unified_reward.core.errors import DataError
+from unified_reward.io.file_kinds import N_BYTES, refusal
 
 
 _UTF8 = "utf-8"
@@ -35,12 +36,6 @@ _MARKS = {
 _MARK = "\ufeff"
 _BLANK = b" \t\r\n\v\f" + codecs.BOM_UTF8
 """Bytes of lines without a row; files that were joined have marks inside."""
-_PACKED = {
-    b"\x1f\x8b": "compressed by gzip; unpack it first",
-    b"(\xb5/\xfd": "compressed by zstd; unpack it first",
-    b"\xfd7zXZ": "compressed by xz; unpack it first",
-    b"PK\x03\x04": "a zip archive, as a spreadsheet is; unpack it, or save it as text, first",
-}
 _CELL = 2**31 - 1
 _field_limit = threading.Lock()
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
@@ -59,20 +54,24 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], str]]:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise DataError(f"{path} is a pipe or a device, and texts are read from files")
         with path.open("rb") as file:
-            start = file.read(8)
-            if start.startswith(b"PAR1"):
-                raise DataError(
-                    f"{path} is a Parquet file; convert it first: "
-                    f"unified-reward data convert {path} OUT.jsonl"
-                )
-            for magic, kind in _PACKED.items():
-                if start.startswith(magic):
-                    raise DataError(f"{path} is no text but {kind}")
+            start = file.read(N_BYTES)
+            if reason := refusal(path, start):
+                raise DataError(reason)
             mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
             file.seek(len(mark) * (1 + start.startswith(mark * 2)))  # marks of two programs
             yield file, _MARKS.get(mark, _UTF8)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def check_is_text(path: Path) -> None:
+    """Refuse a file that is no text by its first bytes, such as an image or an archive.
+
+    Raises:
+        DataError: It is none, or cannot be opened; says what it is, and what takes it.
+    """
+    with _opened(path):
+        pass
 
 
 def read_text(path: Path) -> str:

@@ -30,6 +30,7 @@ from unified_reward.core.extensions import (
     missing_hint,
     wrong_type,
 )
+from unified_reward.core.install import LABORATORY, install_command
 from unified_reward.core.paths import is_folder
 from unified_reward.core.samples import Example
 from unified_reward.judges.card import PUBLISHED_MAX_PIXELS, Card, CardedJudge
@@ -139,6 +140,10 @@ _APPLIES: Mapping[str, tuple[frozenset[_Kind], str]] = {
 }
 """Kinds of judge that each option applies to, and their description. A checklist passes its options
 on to its judge, where they are checked again."""
+_ADDRESS = re.compile(
+    r"(reward\+)?((?:(?:localhost|\d+(?:\.\d+){3}|\[[\da-fA-F:.]+\])(?::\d+)?|[\w.-]+:\d+)(?:/\S*)?)"
+)
+"""A server's address without its scheme: a host with a port, or this machine or an IP address."""
 _SECRET = ("api_key", "extra_headers")
 """Options whose values are in no message and no file."""
 
@@ -274,6 +279,10 @@ def kind_of(given: str) -> _Kind:
         return "scorer"
     if name in extensions("judges"):
         return "installed"
+    if match := _ADDRESS.fullmatch(given):
+        begin, rest = match.groups()
+        url = f"{begin or ''}http://{rest}"
+        raise ConfigError(f"{given!r} lacks http:// or https://; did you mean {url}")
     if _is_checkpoint(given):
         return "checkpoint"
     known = (*extensions("checkpoints"), *extensions("judges"), *scorer_names())
@@ -310,7 +319,8 @@ def available_judges() -> str:
     """Every kind of judge there is, in three lines, for error messages."""
     named = [f"{name} ({checkpoint.note})" for name, checkpoint in checkpoints("judge")]
     named += extensions("judges")
-    installed = "; ".join(named) or "none; toys to try things out: pip install unified-reward-lab"
+    toys = f"none; toys to try things out: {install_command(of=LABORATORY)}"
+    installed = "; ".join(named) or toys
     return (
         "  models: a folder or hub id of a vision-language checkpoint, the http(s):// URL of a "
         "server, reward+http(s)://HOST:PORT/NAME of a reward server, NAME:WEIGHTS of a scorer "

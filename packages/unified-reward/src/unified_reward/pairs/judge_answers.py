@@ -14,6 +14,7 @@ from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Preferred, Winner
+from unified_reward.core.words import count_of
 from unified_reward.data.example_file import ExampleFile, mirrored
 from unified_reward.judges.card import build_request
 from unified_reward.judges.generative import GenerativeJudge
@@ -89,7 +90,7 @@ def read_comparisons(path: Path, *, seed: int = 0) -> list[Example]:
     wrong = [one.id for one in examples if len(one.candidates) != 2 or not one.target.winner]
     if wrong:
         raise DataError(
-            f"{len(wrong)} rows of {path} are no comparisons with a winner or a tie: "
+            f"{path} has {count_of(len(wrong), 'row')} without a winner or a tie of two answers: "
             f"{', '.join(map(repr, wrong[:3]))}"
         )
     return examples

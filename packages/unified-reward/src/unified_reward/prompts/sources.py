@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import re
 import string
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.paths import is_file
+from unified_reward.core.quiet import quiet_warnings
 from unified_reward.io.text import read_text
 
 
@@ -62,8 +62,7 @@ def read_source(file: Path) -> Source:
 
 
 def _parsed(source: str) -> ast.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # escapes that Python does not know
+    with quiet_warnings(always=True):  # about escapes that Python does not know
         return ast.parse(source)
 
 

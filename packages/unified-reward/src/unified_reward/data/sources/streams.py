@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 from unified_reward.core.errors import DataError, one_line
 from unified_reward.core.extensions import extra
 from unified_reward.core.verdicts import Failed
-from unified_reward.io.text import open_rows, parse_json, read_lines, read_table
+from unified_reward.io.text import check_is_text, open_rows, parse_json, read_lines, read_table
 
 
 _CHUNK_BYTES = 1 << 16
@@ -47,6 +47,7 @@ def raw_rows(path: Path, at: str = "") -> Iterator[Raw]:
     """
     read = _READERS.get(path.suffix.lower())
     if read is None:
+        check_is_text(path)
         raise DataError(f"{path}: rows are read from {', '.join(_READERS)}, not {path.suffix!r}")
     try:
         yield from _array(path, at) if at and read is _json else read(path)

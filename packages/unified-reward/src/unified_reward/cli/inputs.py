@@ -124,12 +124,13 @@ def _of_files(
     kinds = [_kind(name) for name, _ in files]
     if source is not None and "video" in kinds:
         raise ConfigError("--source is the image before an edit; give it with image files")
-    others: Kind = "video" if "video" in kinds and "image" not in kinds else "image"
+    are_videos = "video" in kinds and "image" not in kinds
     before = None if source is None else Image(Path(source))
     candidates: list[Candidate] = []
     questions: list[Question] = []
     for (name, beside), kind in zip(files, kinds, strict=True):
-        found = kind if isinstance(kind, str) else others
+        is_video = kind == "video" or (kind != "image" and are_videos)
+        found: Kind = "video" if is_video else "image"
         candidates.append((Video if found == "video" else Image)(Path(name)))
         if prompt is None and beside is None:
             raise ConfigError(

@@ -38,8 +38,8 @@ def _source() -> Path | None:
     """Folder that this distribution was installed from (PEP 610); None from an index."""
     try:
         text = distribution(DISTRIBUTION).read_text("direct_url.json")
-        known = json.loads(text or "{}")
-        url = urlsplit(known.get("url", ""))
+        known: dict[str, object] = json.loads(text or "{}")
+        url = urlsplit(str(known.get("url", "")))
     except (PackageNotFoundError, ValueError, AttributeError):
         return None
     if url.scheme != "file" or "dir_info" not in known:

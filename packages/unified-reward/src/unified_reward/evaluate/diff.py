@@ -210,7 +210,7 @@ def _changes(a: Figures, b: Figures, model: str, baseline: str | None) -> dict[s
     most = a.length if a.scale == b.scale else None
     means = [each.means.get(model, {}) for each in (a, b)]
     if baseline is None or model == baseline:
-        return {"mean": _change(*means, most), "difference": None, "win_rate": None}
+        return {"mean": _change(means[0], means[1], most), "difference": None, "win_rate": None}
     bases = [each.means.get(baseline, {}) for each in (a, b)]
     leads = [
         {prompt: mine[prompt] - base[prompt] for prompt in mine if prompt in base}
@@ -221,9 +221,9 @@ def _changes(a: Figures, b: Figures, model: str, baseline: str | None) -> dict[s
         for each in (a, b)
     ]
     return {
-        "mean": _change(*means, most),
-        "difference": _change(*leads, None if most is None else 2 * most),
-        "win_rate": _change(*wins, 1.0),
+        "mean": _change(means[0], means[1], most),
+        "difference": _change(leads[0], leads[1], None if most is None else 2 * most),
+        "win_rate": _change(wins[0], wins[1], 1.0),
     }
 
 

@@ -31,7 +31,7 @@ from unified_reward.core.verdicts import Scored
 from unified_reward.io.vote_rows import read_votes
 
 
-_WAIT_S = 20.0
+_WAIT_S = 60.0
 _SIDE = 32
 _PROMPT = "a red circle"
 _LOGIT_SCALE = 15.0

@@ -86,7 +86,7 @@ def _contrasts(report: Mapping[str, Any]) -> list[str]:
                 ]
                 for name, result in groups.items()
             ]
-            behind = f"behind {[*groups][-1]}"
+            behind = f"behind {[*groups][-1].partition(',')[0]}"
             names = ["gain", "by seed", behind, "readable", "judge reward"]
             calls = ["calls a prompt"] * any("calls" in result for result in groups.values())
             lines += ["", f"### {title}", "", *table(["pairs", *calls, *names], figures)]

@@ -121,23 +121,29 @@ def _introduction(report: dict[str, Any]) -> list[str]:
 
 
 def _speeds(report: dict[str, Any]) -> list[str]:
-    lengths = sorted({int(n) for cell in report["cells"] for n in cell["seconds"]["batch"]})
-    head = ["model", "asked about", "N", "loop, s a prompt, 1, 8 and 200 tokens", "batch"]
-    head += ["ours", "bound", *(f"batch : ours, answers of {n}" for n in lengths)]
-    head += ["loop : ours, answers of 200", "ours : bound"]
-    return table(head, (_speed_row(cell, lengths) for cell in report["cells"]))
+    batch, loop = (
+        sorted({n for cell in report["cells"] for n in cell["seconds"][way]}, key=int)
+        for way in ("batch", "loop")
+    )
+    head = ["model", "asked about", "N"]
+    head += [f"loop, s a prompt, {', '.join(loop)} tokens", f"batch, {', '.join(batch)}"]
+    head += ["ours", "bound", *(f"batch : ours, answers of {n}" for n in batch)]
+    head += [f"loop : ours, answers of {loop[-1]}", "ours : bound"]
+    return table(head, (_speed_row(cell, batch, loop) for cell in report["cells"]))
 
 
-def _speed_row(cell: Cell, lengths: list[int]) -> list[Any]:
+def _speed_row(cell: Cell, batch: list[str], loop: list[str]) -> list[Any]:
+    """Times and ratios of a cell; ``-`` for answers of a length that was not measured."""
     seconds, prompts = cell["seconds"], cell["prompts"]
     by_batch, by_loop = _by_ours(cell, "batch"), _by_ours(cell, "loop")
-    longest = max(by_loop, key=int)
     row = _name(cell)
-    for way in ("loop", "batch"):
-        row.append(", ".join(f"{value / prompts:.1f}" for value in seconds[way].values()))
+    for way, lengths in (("loop", loop), ("batch", batch)):
+        known = seconds[way]
+        row.append(", ".join(f"{known[n] / prompts:.1f}" if n in known else "-" for n in lengths))
     row += [f"{seconds['ours'] / prompts:.1f}", f"{_bound(cell) / prompts:.1f}"]
-    row += [f"**{by_batch[str(n)]:.2f}**" if str(n) in by_batch else "-" for n in lengths]
-    return [*row, f"**{by_loop[longest]:.1f}**", f"{_of_bound(cell):.2f}"]
+    row += [f"**{by_batch[n]:.2f}**" if n in by_batch else "-" for n in batch]
+    row.append(f"**{by_loop[loop[-1]]:.1f}**" if loop[-1] in by_loop else "-")
+    return [*row, f"{_of_bound(cell):.2f}"]
 
 
 def _aims(report: dict[str, Any]) -> Iterator[str]:

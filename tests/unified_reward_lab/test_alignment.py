@@ -71,7 +71,7 @@ def test_a_second_call_makes_nothing_new(task, sampled):
     written = (folder / "candidates.jsonl").read_bytes()
     results = []
     assert write_candidates(OURS[task], task, HOW, folder, progress=results.append) == counts
-    assert results == []
+    assert sum(results) == 0
     assert (folder / "candidates.jsonl").read_bytes() == written
     assert {file: file.stat().st_mtime_ns for file in (folder / "media").iterdir()} == media
 
@@ -81,7 +81,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(task, sampled, tmp_path
     results = []
     write_candidates(OURS[task], task, replace(HOW, prompts=1), tmp_path)
     assert write_candidates(OURS[task], task, HOW, tmp_path, progress=results.append) == counts
-    assert results == [1, 1]
+    assert sum(results) == 2
     name = "candidates.jsonl"
     assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 

@@ -207,7 +207,7 @@ def test_votes_on_something_else_under_the_same_id_are_refused(tmp_path, items, 
     [known] = [each for each in items if each.id == voted.id]
     reworded = replace(known, example=replace(known.example, prompt="another"))
     for other in (with_swapped(known), reworded):
-        with pytest.raises(ConfigError, match="1 votes are on other prompts"):
+        with pytest.raises(ConfigError, match="1 vote is on other prompts"):
             arena_of(tmp_path, [other]).__enter__()
     monkeypatch.chdir(tmp_path)
     relative = tuple(Image(Path(one.source.name)) for one in known.example.candidates)

@@ -112,7 +112,7 @@ def test_votes_on_other_prompts_under_the_ids_of_pairs_are_refused(cli, records)
     arguments = ("active", records, "--judge", "table:one.csv", "--out", out, "--votes", votes)
     code, _, err = cli(*arguments)
     assert code == 2
-    assert "1 votes are on other prompts or files" in err
+    assert "1 vote is on other prompts or files" in err
     assert not out.exists()
 
 
@@ -121,7 +121,7 @@ def test_pairs_that_cannot_be_judged_are_named_and_give_exit_1(cli, records):
     out = records.with_name("next.jsonl")
     code, _, err = cli("active", records, "--judge", "scripted:first", "--out", out)
     assert code == 1
-    assert "scripted:first: no preference on 1 pairs, such as c: " in err
+    assert "scripted:first: no preference on 1 pair, such as c: " in err
     assert sorted(names(out)) == ["a", "b", "d"]
 
 

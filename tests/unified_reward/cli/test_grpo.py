@@ -132,5 +132,5 @@ def test_a_policy_that_answers_learns_from_the_same_command(cli, tmp_path):
     given = ("--policy", "tiny_vlm", "--reward", "tiny_judge", "--out", out, *few)
     code, printed, _ = cli("grpo", path, *given, "max_new_tokens=4")
     assert code == 0
-    assert printed.startswith("1 prompts, reward ")
+    assert printed.startswith("1 prompt, reward ")
     assert policies.load(out / "grpo" / "policy", device="cpu").tasks[0] == row["task"]

@@ -253,6 +253,8 @@ PARSED = {
     # Files of the kernel, which have no size.
     "doctor/devices.py": {"NVIDIA.read_text"},
     "doctor/machine.py": {"file.read_text"},
+    # Metadata of the installed distribution.
+    "core/install.py": {"distribution(DISTRIBUTION).read_text"},
 }
 PARSERS = {"load", "loads", "safe_load", "load_all", "validate_json", "model_validate_json"}
 

@@ -83,7 +83,7 @@ def test_adapters_learn_the_answers_and_are_merged(checkpoints, plain, name, tmp
         assert torch.allclose(value, weights(merged)[key], rtol=0, atol=1e-6), key
 
 
-@each(QUICK)
+@each(QUICK[3:])
 def test_a_scalar_judge_takes_the_step_of_its_rows_alone(
     checkpoints, plain, name, tmp_path, unproven
 ):

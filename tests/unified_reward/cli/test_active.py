@@ -112,7 +112,7 @@ def test_votes_on_other_prompts_under_the_ids_of_pairs_are_refused(cli, records)
     arguments = ("active", records, "--judge", "table:one.csv", "--out", out, "--votes", votes)
     code, _, err = cli(*arguments)
     assert code == 2
-    assert "1 votes are on other prompts or files" in err
+    assert "1 vote is on other prompts or files" in err
     assert not out.exists()
 
 

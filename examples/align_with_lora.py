@@ -1,7 +1,7 @@
 """Align a diffusers pipeline with LoRA by diffusion DPO, and look at it before and after.
 
 8B judge: JUDGE = "CodeGoat24/UnifiedReward-2.0-qwen3vl-8b", its wording imported (README).
-Real generator: POLICY = "black-forest-labs/FLUX.1-dev", 100 prompts, steps=200, lr=1e-4.
+Real generator: POLICY, SIDE = "black-forest-labs/FLUX.1-dev", 512; optim of the recipe dpo_flux.
 """
 
 import sys
@@ -40,7 +40,8 @@ for row, (name, policy) in enumerate({"before": before, "after": after}.items())
     scores = []
     for column, prompt in enumerate(HELD_OUT):  # from the same seed before and after
         (image,) = policy.sample(prompt, (), seeds=[1])
-        sheet.paste(media.open_image(image), (column * SIDE, row * SIDE))
+        picture = media.open_image(image).resize((SIDE, SIDE))
+        sheet.paste(picture, (column * SIDE, row * SIDE))
         scores.append(judge.score(prompt, image=image).score.value)
     print(f"{name}: {fmean(scores):.2f} of 5 by the judge, mean of {len(scores)} held-out prompts")
 sheet.save(out / "before_and_after.png")

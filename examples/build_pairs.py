@@ -1,7 +1,7 @@
 """Build preference pairs: sample candidates, let a judge find pairs in two ways, export them.
 
 8B judge: JUDGE = "CodeGoat24/UnifiedReward-2.0-qwen3vl-8b", its wording imported (README).
-Real generator: POLICY = "stabilityai/sdxl-turbo", or any diffusers pipeline; your own PROMPTS.
+Real generator: POLICY, OPTIONS = "stabilityai/sdxl-turbo", {"steps": 1, "guidance": 0}; PROMPTS.
 """
 
 import sys
@@ -11,7 +11,8 @@ from tempfile import mkdtemp
 import unified_reward as ur
 
 
-JUDGE, POLICY, N = "tiny_judge", "tiny_image", 8
+JUDGE, N = "tiny_judge", 8
+POLICY, OPTIONS = "tiny_image", {}  # without options as the pipeline is set; turbo needs some
 PROMPTS = (
     "a large red star at the top left",
     "a small blue circle at the bottom right",
@@ -19,7 +20,7 @@ PROMPTS = (
 )
 out = Path(sys.argv[1] if len(sys.argv) > 1 else mkdtemp())
 
-examples = [*ur.make_candidates(PROMPTS, ur.load_policy(POLICY), n=N, log=print)]
+examples = [*ur.make_candidates(PROMPTS, ur.load_policy(POLICY, OPTIONS), n=N, log=print)]
 judge = ur.open_judge(JUDGE)
 for strategy in ("rank+sift", "adaptive"):
     results = ur.make_pairs(examples, judge, strategy=strategy)

@@ -1,6 +1,6 @@
 """Train a judge on votes of people, and measure it on votes that it was not trained on.
 
-8B judge: BASE = "CodeGoat24/UnifiedReward-2.0-qwen3vl-8b", family="reasoned", 1000 steps, lr=1e-5.
+8B judge: BASE = "Qwen/Qwen3-VL-8B-Instruct", family="native"; optim of the recipe qwen3_vl_8b.
 Real votes: drop "draw", and pass a folder with two files of `unified-reward arena` of these names.
 """
 

@@ -13,6 +13,8 @@ from PIL import Image
 
 import unified_reward as ur
 from tests.test_vocabulary import problems
+from unified_reward.policies import Denoising
+from unified_reward.recipes.installed import find_recipe
 
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +112,10 @@ def test_alignment_moves_the_policy_away_from_the_reference(run, tmp_path):
         sheet.crop((0, y, sheet.width, y + sheet.height // 2)) for y in (0, sheet.height // 2)
     )
     assert top.tobytes() != bottom.tobytes()
+    assert sheet.height == 2 * variables["SIDE"]
+    assert (
+        variables["picture"].size == (variables["SIDE"],) * 2
+    )  # whole, whatever the policy's size
     assert [*(tmp_path / "out" / "aligned" / "adapter").glob("*.safetensors")]
 
 
@@ -146,6 +152,36 @@ def test_an_example_is_short_and_says_what_to_change_for_an_8b_judge(path):
     assert re.match(r"8B judge: \S", judge)
     assert re.match(r"Real \w+: \S", real)
     assert problems(text) == []
+
+
+def constants_of(text):
+    """Names in capitals that a script assigns."""
+    names = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name))
+    return {
+        node.id for node in names if isinstance(node.ctx, ast.Store) and node.id == node.id.upper()
+    }
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_what_the_first_lines_say_to_change_is_in_the_script(path):
+    text = path.read_text("utf-8")
+    head = ast.get_docstring(ast.parse(text)) or ""
+    named = re.findall(r"([A-Z]{2,}(?:, [A-Z]{2,})*)(?:\[[^\]]*\])? = ", head)
+    assert named or path.name == "reward_in_trl.py"
+    assert {name for names in named for name in names.split(", ")} <= constants_of(text)
+
+
+def test_a_distilled_pipeline_is_told_its_steps_and_guidance():
+    head = ast.get_docstring(ast.parse((EXAMPLES / "build_pairs.py").read_text("utf-8"))) or ""
+    options = ast.literal_eval(head[head.index("{") : head.index("}") + 1])
+    assert Denoising(**options) == Denoising(steps=1, guidance=0)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_recipes_that_an_example_names_are_installed(path):
+    head = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    for name in re.findall(r"recipe (\w+)", head):
+        assert find_recipe(name).exists()
 
 
 def test_the_readme_lists_every_example_with_its_command():

@@ -119,8 +119,17 @@ def test_records_keep_their_order_and_lose_their_labels(tmp_path):
     assert given.items[1].models == ()
     assert given.items[2].example.target == Target()
     assert given.items[2].example.raters is None
-    assert "one: 1 candidates; a pair has two" in given.notes[0]
+    assert "one: 1 candidate; a pair has two" in given.notes[0]
     assert "task: Input should be" in given.notes[1]
+
+
+def test_records_that_begin_with_a_score_are_records(tmp_path):
+    row = example_row(example("pair", tmp_path), tmp_path)
+    alone = {**row, "id": "alone", "candidates": row["candidates"][:1]}
+    alone["target"] = {"score": 4.0, "scale": [1.0, 5.0]}
+    given = read_items([write_rows(tmp_path / "records.jsonl", [alone, row])])
+    assert [pair.id for pair in given.items] == ["pair"]
+    assert "alone: 1 candidate; a pair has two" in given.notes[0]
 
 
 def test_pairs_are_asked_by_file_name_and_the_chosen_one_stands_on_either_side(tmp_path):

@@ -1,11 +1,14 @@
 """Official benchmarks, their comparison and the audit on the command line."""
 
 import json
+from io import StringIO
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from unified_reward.cli import app
+from unified_reward.cli.output import report_table
 from unified_reward.core.errors import ConfigError, DataError
 
 
@@ -56,6 +59,20 @@ def test_broken_rows_are_told_by_the_exit_code_and_counted(folder):
     arguments = ("bench", "--on", "pickapic_val500", "--data", folder, "--judge", "scripted:tie")
     report = reported(*arguments, code=1)
     assert (report["n"], report["n_broken_rows"]) == (4, 1)
+    assert "1 row is no item of pickapic_val500, such as row " in invoked(*arguments).stderr
+
+
+def test_names_of_a_table_are_whole_on_a_narrow_terminal():
+    metric = {"value": 1.0, "ci95": [0.5, 1.0], "n": 200}
+    metrics = {"pair_accuracy_ties_wrong": metric}
+    report = {"name": "m", "judge": "j", "metrics": metrics, "groups": {"G" * 26: metrics}}
+    for width in (80, 60):
+        console = Console(width=width, file=StringIO())
+        console.print(report_table(report))
+        text = console.file.getvalue()
+        assert text.count("pair_accuracy_ties_wrong") == 2
+        assert text.count("G") == 26
+        assert "…" not in text
 
 
 @pytest.mark.parametrize(

@@ -405,6 +405,7 @@ def test_rows_that_failed_while_the_server_was_down_are_asked_again(cli, files):
         run = ("judge", source, out, "--judge", server.url, "--model", "m")
         code, _, err = cli(*run)
         assert code == 1
+        assert "failed: a: " in err  # the first of them, with its reason
         assert "3 rows failed; --retry-failed asks them again" in err
         up = True
         assert cli(*run)[0] == 1

@@ -90,6 +90,15 @@ def test_a_row_of_any_kind_is_checked_and_an_unknown_key_is_refused(cli, source,
     assert "promt: Extra inputs are not permitted" in printed
 
 
+def test_metadata_of_a_folder_is_no_row_and_says_what_to_do(cli, files):
+    path = files / "metadata.jsonl"
+    path.write_text(json.dumps({"file_name": "a.png", "text": "a star"}) + "\n", "utf-8")
+    code, _, err = cli("judge", path, files / "out.jsonl", "--judge", "scripted:first")
+    assert code == 1
+    assert "failed: line 1: row: this is metadata of a folder (file_name); give the folder" in err
+    assert "line 1: line 1" not in err
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".tar"])
 def test_a_row_of_any_kind_is_converted_and_keeps_what_it_says(cli, source, files, kind, suffix):

@@ -56,6 +56,14 @@ def test_the_first_phase_of_a_judge_that_thinks_can_be_built():
     assert report.trained == report.parameters
 
 
+def test_a_misspelt_recipe_is_told_the_nearest_and_all_others():
+    with pytest.raises(ConfigError, match=r"did you mean quickstart$") as raised:
+        find_recipe("quickstar")
+    assert all(file.stem in str(raised.value) for file in RECIPES)
+    with pytest.raises(ConfigError, match=r"tiny_vlm$"):
+        find_recipe("zzz")
+
+
 def test_the_tiny_base_cannot_be_rehearsed():
     with pytest.raises(ConfigError, match="needs a judge, dpo or grpo stage, and the recipe"):
         dry_run(load("tiny_base"))

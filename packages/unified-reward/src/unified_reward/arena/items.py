@@ -138,13 +138,17 @@ def _content(example: Example) -> tuple[object, ...]:
 
 
 def _holds_pairs(path: str) -> bool:
-    """True for a file whose first usable row is a pair, or a record of two candidates."""
+    """True for a file of pairs, or of records of which one has two candidates."""
     if not is_file(path) or not path.endswith(".jsonl"):
         return False
     for row in read_examples(Path(path)):
-        if not isinstance(row.content, Failed):
-            is_record = not row.status and row.content.form == "compare"
-            return is_record or row.status in ("kept", "dropped")
+        if isinstance(row.content, Failed):
+            continue
+        is_record = not row.status and row.content.form == "compare"
+        if is_record or row.status in ("kept", "dropped"):
+            return True
+        if row.content.target.score is None:  # an output of a model; records may be mixed
+            return False
     return False
 
 
@@ -159,7 +163,8 @@ def _file_items(path: Path, notes: list[str]) -> Iterator[ArenaItem]:
         elif content.form == "compare" and content.candidates:
             yield _file_item(content)
         else:
-            notes.append(f"{path} {row.id}: {len(content.candidates)} candidates; a pair has two")
+            n = count_of(len(content.candidates), "candidate")
+            notes.append(f"{path} {row.id}: {n}; a pair has two")
 
 
 def _file_item(example: Example) -> ArenaItem:

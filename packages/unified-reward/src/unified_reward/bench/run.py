@@ -56,6 +56,8 @@ class Result(NamedTuple):
     """Every item with its verdict. Media that were in memory are empty; paths are kept."""
     worst: list[JudgedItem]
     """The items whose verdicts are furthest from their labels, at most 12, with all their media."""
+    broken: tuple[str, ...] = ()
+    """Rows of the data that are no item, each with its reason."""
 
 
 def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
@@ -117,7 +119,7 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
         report = _report(benchmark, judge, options, judged, len(broken))
         if out:
             _write(benchmark, report, worst, Path(out))
-    return Result(report, judged, worst)
+    return Result(report, judged, worst, tuple(broken))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from unified_reward.cli import completions, options, output
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
+from unified_reward.core.words import count_of
 
 
 _NameOption = Annotated[
@@ -80,6 +81,9 @@ def bench(
         Console().print(output.report_table(result.report))
         if out:
             output.say_next("bench-diff", out, "OTHER_RUN")
+    if broken := result.broken:
+        n = count_of(len(broken), "row is", "rows are")
+        typer.echo(f"{n} no item of {on}, such as {broken[0]}", err=True)
     if out:
         output.hint_at_failed(result.report["n_failed"])
     output.exit_if(result.report.get(name) for name in ("n_unparsed", "n_failed", "n_broken_rows"))

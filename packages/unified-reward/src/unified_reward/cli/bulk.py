@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import typer
+
 from unified_reward.cli import output
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import DataError
@@ -53,6 +55,7 @@ def run_bulk(
     """
     n_rows = count_rows(source, out)
     statuses: Counter[str] = Counter()
+    first_failure = ""
     with open_journal(out) as journal:
         # Strict, so that a misspelt key, such as of criteria, changes no question unnoticed.
         chunks = bulk.run(
@@ -71,5 +74,15 @@ def run_bulk(
                 statuses.update(journal.outcome(name) for name in chunk.ids)
                 if as_json:
                     output.print_json(chunk.rows)
+                failures = (row for row in chunk.rows if row.get("status") == "failed")
+                if not first_failure and (row := next(failures, None)):
+                    first_failure = _describe_failure(str(row["id"]), row["reason"] or "")
+    if first_failure:
+        typer.echo(first_failure, err=True)
     output.hint_at_failed(statuses["failed"] + statuses["incomplete"])
     return statuses
+
+
+def _describe_failure(name: str, reason: str) -> str:
+    """One failed row in words; reasons of rows that cannot be read name their line."""
+    return f"failed: {reason if reason.startswith(name) else f'{name}: {reason}'}"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from unified_reward.bench.calibration import recalibrate
@@ -120,7 +120,8 @@ def _labelled(path: Path, source: str) -> tuple[list[Example], int]:
         reason = _unlabelled(row.content)
         if reason:
             broken += 1
-            typer.echo(f"row {row.line}: {reason}", err=True)
+            place = "" if reason.startswith("line ") else f"row {row.line}: "
+            typer.echo(f"{place}{reason}", err=True)
         else:
             examples.append(cast("Example", row.content).as_comparison())
     if not examples:
@@ -145,8 +146,9 @@ def _rows(figures: Mapping[str, Mapping[str, Metric]]) -> dict[str, Any]:
 
 def _print_report(report: Mapping[str, Any]) -> None:
     fitted = report["calibration"]
+    figure = Column("figure", no_wrap=True)  # a name is not cut; intervals wrap where it is narrow
     table = Table(
-        *("", "figure", "before", "95 %", "after", "95 %", "n"), title=Text(report["judge"])
+        *("", figure, "before", "95 %", "after", "95 %", "n"), title=Text(report["judge"])
     )
     for form, figures in report["before"].items():
         for i, (name, before) in enumerate(figures.items()):

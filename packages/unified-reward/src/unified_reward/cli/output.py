@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from unified_reward.core.verdicts import Ranking, Verdict
@@ -110,7 +110,10 @@ def format_number(value: float | None) -> str:
 
 def report_table(report: Mapping[str, Any]) -> Table:
     """Table of all metrics of a benchmark report."""
-    table = Table("", "metric", "value", "95 %", "n", title=f"{report['name']}: {report['judge']}")
+    # Names are not cut where it is narrow: those of groups go on in the next line.
+    names = Column("", overflow="fold"), Column("metric", no_wrap=True)
+    title = f"{report['name']}: {report['judge']}"
+    table = Table(*names, Column("value", no_wrap=True), "95 %", "n", title=title)
     for group, metrics in [("all", report["metrics"]), *report["groups"].items()]:
         for i, (name, metric) in enumerate(metrics.items()):
             low, high = map(format_number, metric["ci95"])

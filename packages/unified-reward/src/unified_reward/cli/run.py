@@ -14,14 +14,15 @@ from unified_reward.cli import completions, output
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extra
 from unified_reward.io.config import as_data
-from unified_reward.recipes.installed import find_recipe
+from unified_reward.recipes.installed import find_recipe, installed_recipes
 
 
 def run(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="YAML file, or the name of an installed recipe.",
+            help="YAML file, or the name of an installed recipe: "
+            f"{', '.join(sorted(installed_recipes()))}.",
             autocompletion=completions.recipes,
         ),
     ],

@@ -307,6 +307,11 @@ def read_row(raw: bytes, folder: Path, *, strict: bool = True, task: Task | None
     if not isinstance(read, dict):
         return unusable(f"row: Input should be an object, not a {type(read).__name__}")
     given = cast("dict[str, Any]", read)
+    if strict and "file_name" in given and "candidates" not in given:
+        return unusable(
+            "row: this is metadata of a folder (file_name); give the folder itself to score or "
+            'evaluate, or write rows {"task": …, "prompt": …, "candidates": [{"image": …}]}'
+        )
     if task and given.get("status") != "failed":
         given = {"task": task.value, **given}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module, resources
 from pathlib import Path
 
@@ -28,8 +29,10 @@ def find_recipe(reference: str) -> Path:
         return path
     installed = installed_recipes()
     if reference not in installed:
+        near = get_close_matches(reference, installed, n=1)
+        hint = f"; did you mean {near[0]}" if near else missing_hint(reference)
         raise ConfigError(
             f"{reference} is neither a file nor an installed recipe: "
-            f"{', '.join(sorted(installed))}{missing_hint(reference)}"
+            f"{', '.join(sorted(installed))}{hint}"
         )
     return installed[reference]

@@ -5,12 +5,12 @@ A stage is done when its ``report.json`` carries the hash of its configuration a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from unified_reward.core.errors import ConfigError
@@ -65,8 +65,8 @@ def run(recipe: Recipe, log: Log = lambda _: None) -> dict[str, Any]:
     for name, config in recipe.stages.items():
         find_stage(name).check(config, recipe)
     state = Run(recipe, log)
-    # Without a GPU, accelerate sees a launcher's other processes in training only.
-    is_first = PartialState().is_main_process and os.environ.get("RANK", "0") == "0"
+    # Without a GPU, accelerate sees a launcher's other processes only if it is told so.
+    is_first = PartialState(cpu=not torch.cuda.is_available()).is_main_process
     file = recipe.out / "report.json"
     with locked(file) if is_first else nullcontext():
         for name, config in recipe.stages.items():

@@ -70,6 +70,8 @@ def test_no_interval_leaves_the_scale_of_its_values():
     assert mean_interval(3.0, 2.6, (1, None)) == pytest.approx((1, 5.6))
     assert mean_interval(5.0, 0.0, (1, 5)) == (5, 5)
     assert mean_interval(7.0, 1.0, (1, 5)) == (6, 8)  # no scale of these values
+    near = math.nextafter(-1.7, -5)  # whose place on the scale is rounded to 1
+    assert mean_interval(near, 0.5, (-5, -1.7)) == pytest.approx((-2.2, -1.7))
     lead = {f"p{k}": value for k, value in enumerate((4.0, -4.0))}
     zero = dict.fromkeys(lead, 0.0)
     assert paired_difference(lead, zero, 4.0).ci95 == (-4, 4)

@@ -101,11 +101,12 @@ def mean_interval(mean: float, half: float, scale: Ends = NO_ENDS) -> tuple[floa
     ([1.28, 4.72], (1, 5.6))
     """
     low, high = scale
-    if low is not None and high is not None and low < mean < high:
+    if low is not None and high is not None and low < high:
         p = (mean - low) / (high - low)
-        logit, width = math.log(p / (1 - p)), half / ((high - low) * p * (1 - p))
-        ends = (low + (high - low) * _sigmoid(logit + side * width) for side in (-1, 1))
-        return next(ends), next(ends)
+        if 0 < p < 1:
+            logit, width = math.log(p / (1 - p)), half / ((high - low) * p * (1 - p))
+            ends = (low + (high - low) * _sigmoid(logit + side * width) for side in (-1, 1))
+            return min(mean, next(ends)), max(mean, next(ends))  # rounding may pass the mean
     return cut(mean, (mean - half, mean + half), scale)
 
 

@@ -208,10 +208,10 @@ def align_vlm(
         log: Called with the reason for each row that is left out.
 
     Returns:
-        ``rows`` by status, ``pairs`` learned from, ``losses`` in nats by step, and for the same
-        steps ``accuracy``, the share of pairs whose chosen answer gained more than the rejected
-        one; ``chosen`` and ``rejected``, beta times their log-ratios to the reference; and
-        ``margin``, the difference of these.
+        ``rows`` by status, ``pairs`` learned from, ``dtype`` of frozen weights, ``losses`` in nats
+        by step, and for the same steps ``accuracy``, the share of pairs whose chosen answer gained
+        more than the rejected one; ``chosen`` and ``rejected``, beta times their log-ratios to the
+        reference; and ``margin``, the difference of these.
 
     Raises:
         ConfigError: The policy is not a vision-language model, the pairs are of other tasks, or

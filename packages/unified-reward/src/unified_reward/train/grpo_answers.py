@@ -128,8 +128,8 @@ def train_vlm(
         held_out_rewards: Rewards that are measured on the held-out prompts, and never trained.
 
     Returns:
-        ``rows`` by status, and as `learn_from_rewards`; ``reward`` and ``spread`` are of the
-        rewards before any scaling.
+        ``rows`` by status, ``dtype`` of frozen weights, and as `learn_from_rewards`; ``reward`` and
+        ``spread`` are of the rewards before any scaling.
 
     Raises:
         ConfigError: Options, policy and rewards do not fit.
